@@ -1,0 +1,41 @@
+# demo · test · check · bench: the names that CI uses too. Each works on a fresh machine with Python 3.11.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench venv clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.demo
+	$(BIN)/gradvis demo
+
+test: venv
+	$(BIN)/python -m pytest
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python tests/typecheck.py
+
+bench: venv
+	$(BIN)/python benchmarks/surface.py
+
+venv: $(VENV)/.all
+
+# torch is named first and by its tested version: pip then finds the CPU build of it.
+$(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(VENV)/.torch
+	$(PIP_INSTALL) --quiet --editable ".[demo]"
+	touch $@
+
+$(VENV)/.all: setup.cfg pyproject.toml constraints.txt | $(VENV)/.torch
+	$(PIP_INSTALL) --quiet --editable ".[dev]"
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --quiet torch
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,55 @@
+"""`gradvis demo`: a network trained on real data in seconds, and the main job on it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib.resources import as_file, files
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+_RANKS = 2
+_NEEDED = {"torch": "torch", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "plotly": "plotly"}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", default="gradvis-demo", type=click.Path(path_type=Path))
+def demo(folder: Path) -> None:
+    """Train a small network on real data and draw its loss surface, all in FOLDER (gradvis-demo by default)."""  # noqa: DOC501 - this is what --help prints
+    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise ValueError(f'the demo needs {", ".join(missing)}; install them with: pip install "gradvis[demo]"')
+    folder.mkdir(parents=True, exist_ok=True)
+    with as_file(files("gradvis.cli") / "examples" / "lenet.py") as script:
+        shutil.copyfile(script, folder / "lenet.py")
+    _run(folder, "python lenet.py", [sys.executable, "lenet.py"])
+    launcher = _launcher()
+    surface = Path(sys.executable).with_name("gradvis-surface")
+    shown = "gradvis-surface model.pt"
+    if launcher:
+        _run(folder, f"mpirun -n {_RANKS} {shown}", [launcher, "-n", str(_RANKS), str(surface), "model.pt"])
+    else:
+        _run(folder, shown, [str(surface), "model.pt"])
+    prefix = f"mpirun -n {_RANKS} " if launcher else ""
+    click.echo(
+        f"\nAll of it is in {folder}: open model.surface.html in a browser. Try next, there:\n"
+        f"  {prefix}{shown} --normalize layer --out layer.surface.zarr"
+    )
+
+
+def _launcher() -> str | None:
+    """The mpirun of this environment, if it can start ranks."""
+    if find_spec("mpi4py") is None:
+        return None
+    beside = Path(sys.executable).with_name("mpirun")
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+def _run(folder: Path, shown: str, command: list[str]) -> None:
+    click.echo(f"\n$ {shown}", color=True)
+    status = subprocess.run(command, cwd=folder, check=False).returncode
+    if status:
+        raise click.exceptions.Exit(status)

@@ -1,0 +1,28 @@
+"""One program with verbs, and each verb as a command of its own."""
+
+import click
+
+import gradvis
+from gradvis.cli.demo import demo as demo_command
+from gradvis.cli.door import enter
+from gradvis.cli.surface import surface as surface_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gradvis.__version__, message="%(prog)s %(version)s")
+def program() -> None:
+    """What a neural network's loss looks like, how training moved through it, and how curved it is."""
+
+
+program.add_command(surface_command)
+program.add_command(demo_command)
+
+
+def main() -> None:
+    """`gradvis VERB ...`."""
+    enter(program, "gradvis")
+
+
+def surface() -> None:
+    """`gradvis-surface MODEL ...`."""
+    enter(surface_command, "gradvis-surface")

@@ -1,0 +1,109 @@
+"""What the commands tell: an estimate before, progress meanwhile, what was found after."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from gradvis.schedule import Scheduler
+from gradvis.surface import Cost, Surface
+
+_LINE_SECONDS = 60.0  # between two lines where no terminal shows a bar
+
+
+class Progress:
+    """A bar on a terminal; elsewhere, a line now and then.
+
+    Args:
+        shown: Whether this rank tells at all.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self._bar: Any = None
+        self._began, self._first, self._told = time.monotonic(), 0, time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many points of all are computed."""
+        if not self.shown:
+            return
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=total, initial=done, unit=" points", dynamic_ncols=True, smoothing=0.05)
+            self._bar.update(done - self._bar.n)
+        else:
+            self._line(done, total)
+
+    def _line(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - self._told > _LINE_SECONDS:
+            self._told = now
+            print(
+                tqdm.format_meter(done, total, now - self._began, unit=" points", ncols=0), file=sys.stderr, flush=True
+            )
+
+
+def estimate(cost: Cost, scheduler: Scheduler, threads: int) -> str:
+    """One line on what a surface will take.
+
+    >>> from gradvis.schedule import Serial
+    >>> estimate(Cost(2601, 75.0, 26 << 20, 1186), Serial(), 2)
+    '2601 points on 1 rank x 2 threads: about 1 min 15 s, 26 MB of memory, at most 1186 files while it runs'
+    """
+    return (
+        f"{cost.points} points on {_count(scheduler.size, 'rank')} x {_count(threads, 'thread')}: about "
+        f"{_duration(cost.seconds)}, {_bytes(cost.memory)} of memory{' a rank' * (scheduler.size > 1)}, "
+        f"at most {cost.files} files while it runs"
+    )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    """In the two largest units that matter.
+
+    >>> _duration(0.4), _duration(75), _duration(4000), _duration(200000)
+    ('1 s', '1 min 15 s', '1 h 7 min', '2 d 8 h')
+    """
+    whole = max(1, round(seconds))
+    for size, unit, rest, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // rest} {part}"
+    return f"{whole} s"
+
+
+def _bytes(number: int) -> str:
+    return f"{number >> 30} GB" if number >= 10 << 30 else f"{max(1, number >> 20)} MB"
+
+
+def found(surface: Surface, path: Path, pictures: list[Path]) -> str:
+    """The last lines: the numbers to know, where the files are, and what to do with them."""
+    center, spread = surface.center["loss"], surface.center.get("loss_stderr")
+    lines = [f"loss at the centre {center:.4g}" + (f" +- {spread:.2g}" if spread is not None else "")]
+    loss = surface.dataset["loss"]
+    finite = loss.where(np.isfinite(loss))
+    if finite.notnull().any():
+        lowest = finite.argmin(...)
+        at = ", ".join(f"{name} = {loss[name].values[int(place)]:.3g}" for name, place in lowest.items())
+        lines[0] += f", lowest on the grid {float(finite.min()):.4g} at {at}"
+    diverged = int(loss.size - np.isfinite(loss).sum())
+    if diverged:
+        lines.append(f"{_count(diverged, 'point')} of {loss.size} diverged (NaN or inf)")
+    return "\n".join([*lines, *map(str, pictures), f'{path}    (in Python: gradvis.open("{path}"))'])

@@ -1,0 +1,102 @@
+"""`gradvis-surface`: the loss on a line, plane or volume through a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import gradvis
+from gradvis.cli.find import find_objective
+from gradvis.cli.options import chosen, computing, listed, resolutions, spans
+from gradvis.cli.report import Progress, estimate, found
+from gradvis.directions import random_plane
+from gradvis.machine import threads as fair_threads
+from gradvis.provenance import command_line
+from gradvis.schedule import Scheduler
+from gradvis.surface import loss_surface, surface_cost
+
+_PICTURES = ("png", "svg", "pdf", "html")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", metavar="MODEL")
+@click.option("--objective", "named", metavar="FILE.py:NAME", help="The function that returns the Objective.")
+@click.option("--objective-arg", "arguments", metavar="KEY=VALUE", multiple=True, help="Passed to that function.")
+@click.option("--normalize", type=click.Choice(["filter", "layer", "none"]), default="filter", show_default=True)
+@click.option("--include-bias", is_flag=True, help="Move biases and norm parameters too.")
+@click.option("--orthogonal", is_flag=True, help="Make the directions orthogonal, filter by filter.")
+@click.option("--dims", type=click.IntRange(1, 3), default=2, show_default=True, help="A line, a plane or a volume.")
+@click.option("--span", metavar="A:B", multiple=True, default=("-1:1",), show_default=True, help="One for each axis.")
+@click.option("--resolution", metavar="N", multiple=True, help="Points an axis [default: 201, 51, 21 for 1, 2, 3 dims]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random directions.")
+@computing
+@click.option("--out", "-o", metavar="PATH", help="The result [default: MODEL-STEM.surface.zarr in this folder]")
+@click.option("--fresh", is_flag=True, help="Move an earlier result aside and start anew.")
+@click.option("--plot", "pictures", metavar="png,html,...", multiple=True, default=("png,html",), show_default=True)
+@click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
+@click.option("--quiet", is_flag=True, help="No estimate and no progress.")
+@click.option("--debug", is_flag=True, help="A traceback with an error.")
+@click.version_option(gradvis.__version__, message="%(prog)s %(version)s")
+@click.pass_obj
+def surface(
+    scheduler: Scheduler, /, model: str, named: str | None, arguments: tuple[str, ...], normalize: Any,
+    include_bias: bool, orthogonal: bool, dims: int, span: tuple[str, ...], resolution: tuple[str, ...], seed: int,
+    out: str | None, fresh: bool, pictures: tuple[str, ...], dry_run: bool, quiet: bool, debug: bool, **computed: Any,
+) -> None:  # fmt: skip
+    """The loss on a line, plane or volume through MODEL, along random directions.
+
+    MODEL is a checkpoint. It names its objective (gradvis.save_checkpoint writes such files), or
+    --objective does. Run it alone, or under mpirun or srun: `mpirun -n 8 gradvis-surface model.pt`.
+    The same command goes on with a result that was interrupted.
+    """
+    del debug  # the door reads it
+    suffixes = _suffixes(pictures)
+    axes = {"span": _single(spans(span)), "resolution": _single(resolutions(resolution))}
+    computed["threads"] = computed["threads"] or fair_threads(scheduler.cpu_sharers)
+    options = chosen(**computed) | {"local": (scheduler.local_rank, scheduler.local_size)}
+    objective, source = find_objective(model, named, _keywords(arguments), options)
+    talks = scheduler.is_root and not quiet
+    if talks and named is None:
+        click.echo(f"{model} names its objective: {source}, found in this folder", err=True)
+    plane = random_plane(
+        objective, dims, normalize=normalize, seed=seed, include_bias=include_bias, orthogonal=orthogonal
+    )
+    if dry_run or not quiet:
+        cost = surface_cost(objective, plane, **axes, scheduler=scheduler)
+        if scheduler.is_root:
+            click.echo(estimate(cost, scheduler, computed["threads"]), err=not dry_run)
+    if dry_run:
+        return
+    path = Path(out) if out else Path(f"{Path(model).stem}.surface.zarr")
+    with Progress(talks) as progress:
+        result = loss_surface(
+            objective, plane, **axes, out=path, fresh=fresh, scheduler=scheduler, progress=progress,
+            provenance={"name": Path(model).stem, "command": command_line(sys.argv), "source": Path(source).name},
+        )  # fmt: skip
+    base = path.name.removesuffix(".zarr")
+    files = [path.with_name(f"{base}.{suffix}") for suffix in suffixes]
+    scheduler.share(lambda: [result.plot(file) and None for file in files])
+    if scheduler.is_root:
+        click.echo(found(result, path, files))
+
+
+def _single(values: list[Any]) -> Any:
+    """One value stands for all axes; none at all for the default."""
+    return values[0] if len(values) == 1 else values or None
+
+
+def _suffixes(pictures: tuple[str, ...]) -> list[str]:
+    wanted = listed(pictures)
+    unknown = [suffix for suffix in wanted if suffix not in {*_PICTURES, "none"}]
+    if unknown:
+        raise click.BadParameter(f"--plot takes {', '.join(_PICTURES)} or none, but {unknown[0]} came")
+    return [suffix for suffix in wanted if suffix != "none"]
+
+
+def _keywords(arguments: tuple[str, ...]) -> dict[str, str]:
+    if wrong := [argument for argument in arguments if "=" not in argument]:
+        raise click.BadParameter(f"--objective-arg takes KEY=VALUE, but {wrong[0]} came")
+    return dict(argument.split("=", 1) for argument in arguments)

@@ -1,0 +1,192 @@
+"""What is in a result on a grid: its Zarr arrays, and what makes it this result and no other."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import xarray
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from gradvis.arrays import Values
+from gradvis.folder import FORMAT, StoreError
+from gradvis.plane import Plane
+from gradvis.provenance import differences, digest
+
+Array: TypeAlias = zarr.Array[Any]
+
+_PLANE_CHUNK = 2**26  # bytes
+_CHECKSUM = Crc32cCodec()  # tells a torn chunk; losses hardly compress
+_FLAT: Any = {"name": "default", "separator": "."}  # no folders within an array: clusters count inodes
+_WRITE_ALL: Any = {
+    "write_empty_chunks": True
+}  # else an all-NaN chunk would vanish; not stored, so said at every opening
+
+
+def create(folder: Path, about: Mapping[str, Any], axes: Mapping[str, Values], chunk: tuple[int, ...]) -> zarr.Group:
+    """A new group with its axes written and its metrics empty; `seal` it when all is there."""
+    group = zarr.create_group(folder, attributes={"gradvis": dict(about)})
+    names, metrics = tuple(axes), list(about["metrics"])
+    for name, points in axes.items():
+        _array(group, name, (len(points),), (name,))[:] = points
+    for metric in metrics:
+        _array(group, metric, tuple(map(len, axes.values())), names, chunk)
+    _array(group, "center", (len(metrics),), ("metric",)).update_attributes({"metrics": metrics})
+    return group
+
+
+def write_plane(group: zarr.Group, plane: Plane) -> None:
+    """Add the vectors of a plane, in their dtype."""
+    vectors = group.create_group("plane")
+    step = min(plane.d, _PLANE_CHUNK // plane.origin.itemsize)
+    for name, array, chunk in (("origin", plane.origin, (step,)), ("directions", plane.directions, (1, step))):
+        dims = ("direction", "parameter")[-array.ndim :]
+        _array(vectors, name, array.shape, dims, chunk, array.dtype)[...] = array
+
+
+def _array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dims: tuple[str, ...],
+    chunk: tuple[int, ...] = (),
+    dtype: Any = "float64",
+) -> Array:
+    return group.create_array(
+        name,
+        shape=shape,
+        chunks=chunk or shape,
+        dtype=dtype,
+        dimension_names=dims,
+        fill_value=np.nan,
+        compressors=_CHECKSUM,
+        chunk_key_encoding=_FLAT,
+        config=_WRITE_ALL,
+    )
+
+
+def seal(folder: Path) -> None:
+    """Put all metadata in one file, so that xarray opens the group without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")  # zarr: not yet in the specification
+        zarr.consolidate_metadata(folder)
+
+
+def open_array(group: zarr.Group, name: str) -> Array:
+    """An array of a group, to read and write.
+
+    Raises:
+        KeyError: If there is no such array.
+    """
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    opened: Array = array.with_config(_WRITE_ALL)
+    return opened
+
+
+def read_whole(group: zarr.Group, name: str) -> Any:
+    """All values of an array of which every chunk must be there.
+
+    Raises:
+        ValueError: If a chunk is missing or torn.
+    """
+    array = open_array(group, name)
+    if array.nchunks_initialized < array.nchunks:
+        raise ValueError(f"a part of {name} is missing")
+    return np.asarray(array[...])
+
+
+def as_dataset(
+    about: Mapping[str, Any], axes: Mapping[str, Values], values: Values, center: Values | None
+) -> xarray.Dataset:
+    """What `xarray.open_zarr` makes of a group with these values, (*shape, q) and (q,) or None."""
+    metrics = list(about["metrics"])
+    data: dict[str, Any] = {name: (tuple(axes), values[..., column]) for column, name in enumerate(metrics)}
+    data["center"] = ("metric", np.full(len(metrics), np.nan) if center is None else center, {"metrics": metrics})
+    return xarray.Dataset(data, coords=dict(axes), attrs={"gradvis": about})
+
+
+def as_json(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in plain JSON values, as it will be read back.
+
+    Raises:
+        TypeError: If something in it is neither JSON nor NumPy.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(about, default=_plain))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"a result records JSON values, but a {type(value).__name__} came: {value!r}")
+
+
+def describe(
+    kind: str,
+    axes: Mapping[str, Values],
+    metrics: tuple[str, ...],
+    tile: tuple[int, ...],
+    identity: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    plane: Plane,
+) -> dict[str, Any]:
+    """What a new result says of itself; see `gradvis.store.prepare`.
+
+    Raises:
+        StoreError: If a metric's name cannot be an array of the group.
+    """
+    _check_names(axes, metrics)
+    about = {**provenance, "format": FORMAT, "kind": kind, "complete": False}
+    about |= {"axes": list(axes), "metrics": list(metrics), "tile": list(tile), "plane": dict(plane.about)}
+    return as_json({**about, "identity": {**identity, **_identity_of(kind, axes, metrics, plane)}})
+
+
+def _check_names(axes: Mapping[str, Values], metrics: tuple[str, ...]) -> None:
+    """See that metrics can be arrays of the group.
+
+    Raises:
+        StoreError: If not.
+    """
+    taken = {*axes, "center", "plane", "metric"}
+    bad = [name for name in metrics if not name or name in taken or "/" in name or name.startswith((".", "__"))]
+    if bad or "loss" not in metrics or len(set(metrics)) < len(metrics):
+        raise StoreError(
+            f"metrics need a name each, loss among them, without '/' and none of {', '.join(sorted(taken))}, "
+            f"but these came: {', '.join(map(repr, metrics))}"
+        )
+
+
+def _identity_of(kind: str, axes: Mapping[str, Values], metrics: tuple[str, ...], plane: Plane) -> dict[str, str]:
+    """What every result on a grid depends on; the digests make exact what the words round."""
+    points = [np.asarray(values, np.float64) for values in axes.values()]
+    return {
+        "kind": kind,
+        "metrics": ", ".join(metrics),
+        "resolution": " x ".join(str(values.size) for values in points),
+        "span": ", ".join(f"{values[0]:g}:{values[-1]:g}" for values in points),
+        "grid": digest(" ".join(axes).encode(), *points),
+        "plane": digest(plane.origin, plane.directions),
+    }
+
+
+def reasons(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In words, why one result is not the other; none if it is. Takes what they say of themselves.
+
+    The digests of grid and plane speak only where nothing else explains them.
+    """
+    if there.get("kind") != here["kind"]:
+        return [f"it is a {there.get('kind')} there and a {here['kind']} here"]
+    found = differences(there["identity"], here["identity"])
+    if any(phrase.startswith(("resolution is", "span is")) for phrase in found):
+        found = [phrase for phrase in found if phrase != "grid differs"]
+    if "plane differs" in found:
+        made = differences(there["plane"], here["plane"])
+        found = [*made, *(phrase for phrase in found if phrase not in {*made, "plane differs" if made else ""})]
+    return found

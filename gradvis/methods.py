@@ -1,0 +1,45 @@
+"""The paragraph for a paper: what was computed, how, on what, with which seeds and policies, and after whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_LI = "Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018"
+_GRADVIS = "Chatzimichailidis et al., GradVis, arXiv:1909.12108, 2019"
+_DRAWN = {
+    "filter": f"each filter rescaled to the norm of the matching filter of the weights ({_LI})",
+    "layer": "each array rescaled to the norm of the matching array of the weights",
+    "none": "not rescaled",
+}
+
+
+def surface(result: Any) -> str:
+    """Of a Surface."""
+    about = result.about
+    objective, loss = about["objective"], result.dataset["loss"]
+    axes = [loss[name].values for name in loss.dims]
+    size = " x ".join(str(len(points)) for points in axes)
+    spans = " x ".join(f"[{points[0]:g}, {points[-1]:g}]" for points in axes)
+    name = str(objective.get("loss", "loss")).replace("_", " ")
+    sentences = [
+        f"The {name} of {objective.get('model', 'the model')}, the mean over all {_samples(objective)}of the data, "
+        f"was evaluated in {objective.get('dtype', 'float64')} on a grid of {size} points over {spans} {_plane(about['plane'])}.",
+        "Batch normalisation used its stored statistics." if objective.get("batch_norm") == "eval" else "",
+        f"At the centre the loss is {result.center['loss']:.6g}.",
+        f"Computed with gradvis {about['versions']['gradvis']} (after {_GRADVIS}).",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _samples(objective: Mapping[str, Any]) -> str:
+    count, unit = objective.get("samples"), objective.get("unit", "sample")
+    return f"{count} {unit}s " if count else f"{unit}s "
+
+
+def _plane(plane: Mapping[str, Any]) -> str:
+    """Where the grid lies, with the source of its normalisation."""
+    if plane.get("kind") != "random":
+        return "along given directions"
+    still = "" if plane.get("include_bias") else "; biases and normalisation parameters were held still"
+    return f"along Gaussian directions (seed {plane['seed']}), {_DRAWN[plane['normalize']]}{still}"

@@ -1,0 +1,265 @@
+"""The boundary: a loss, and metrics, as a function of one flat parameter vector on fixed data.
+
+An Objective is the only thing that knows a framework. What crosses it is NumPy arrays and
+floats; a backend subclasses it and passes the contract suite (tests/contract).
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from os import PathLike
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gradvis.arrays import Matrix, Values, Vector
+from gradvis.plane import Plane
+from gradvis.space import ParameterSpace
+
+
+class Objective(ABC):
+    """A loss of one flat vector. The laws it keeps are in CONTRIBUTING.md, section "The boundary".
+
+    Attributes:
+        space: Which named array lives where in the vector.
+        metrics: The columns of `evaluate`: `loss` first; `NAME_stderr` where per-sample values exist.
+        about: What the numbers depend on beside parameters and data (loss, policies, dtype, samples).
+            A result is resumed only by an objective that says the same.
+        how: What moves nothing but the last bits (micro-batch, device, threads), as used.
+        streamed: Whether the data is loaded anew for every call of `evaluate`.
+    """
+
+    space: ParameterSpace
+    metrics: tuple[str, ...]
+    streamed: bool = False
+
+    @property
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """See the class; plain JSON values."""
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """See the class; plain JSON values."""
+        return {}
+
+    @abstractmethod
+    def parameters(self) -> Vector:
+        """Where the model stands now, a copy, (d,)."""
+
+    @abstractmethod
+    def read(self, checkpoint: Any) -> Vector:
+        """A checkpoint's place in this space, (d,); the model is not touched.
+
+        Raises:
+            ValueError: If the checkpoint is of another architecture.
+        """
+
+    @abstractmethod
+    def at(self, checkpoint: Any) -> Objective:
+        """The same loss and data in another state: parameters *and* buffers."""
+
+    @abstractmethod
+    def evaluate(self, plane: Plane, coords: Values) -> Values:
+        """Metrics at points of a plane, mean over the samples.
+
+        Args:
+            plane: Origin and directions of this space.
+            coords: Points on it, (n, k); k = 0 is the origin alone.
+
+        Returns:
+            A row a point and a column a metric, (n, q). NaN and inf are results like any other.
+        """
+
+    @abstractmethod
+    def gradient(self, theta: Vector) -> Vector:
+        """Of the loss, mean over the samples, (d,) to (d,)."""
+
+    @abstractmethod
+    def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
+        """Curvature times several vectors, mean over the samples, (d,) and (r, d) to (r, d)."""
+
+    @abstractmethod
+    def shard(self, index: int, count: int) -> Objective:
+        """One of `count` parts of the data, weighted so that the parts' gradients and products sum to the whole's."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of `parameters`, `buffers` and `data`: what must be the same on every rank and on resume."""
+
+    def restrict(self, pattern: str) -> Objective:
+        """The blocks whose names match a glob; the rest is held where it stands now."""
+        return Restricted(self, pattern)
+
+    def measure(self, theta: Vector) -> dict[str, float]:
+        """Every metric at one point, (d,), by name."""
+        point = Plane(self.space.check(theta), np.zeros((0, self.space.d), np.asarray(theta).dtype))
+        return dict(zip(self.metrics, self.evaluate(point, np.zeros((1, 0)))[0].tolist(), strict=True))
+
+    def memory(self, k: int) -> int:
+        """Bytes held while points of a k-dimensional plane are evaluated, an estimate."""
+        return (k + 2) * self.space.d * 8
+
+    def again(self, how: Mapping[str, Any]) -> Objective:
+        """The same function, computed as an earlier run's `how` says, so that its bits are the same."""
+        del how
+        return self
+
+
+class Restricted(Objective):
+    """An objective of some blocks; the other parameters stay fixed."""
+
+    def __init__(self, whole: Objective, pattern: str) -> None:
+        blocks = whole.space.matching(pattern)
+        self.whole, self.pattern = whole, pattern
+        self.space = ParameterSpace(blocks)
+        self.metrics = whole.metrics
+        self.streamed = whole.streamed
+        self._fixed = whole.parameters()
+        self._index = np.concatenate([np.arange(block.slice.start, block.slice.stop) for block in blocks])
+
+    def _embed(self, part: np.ndarray, rest: Vector | float = 0.0) -> np.ndarray:
+        """Put (..., selected) into (..., d) with the rest as given."""
+        whole = np.empty((*part.shape[:-1], self.whole.space.d), part.dtype)
+        whole[...] = rest
+        whole[..., self._index] = part
+        return whole
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {**self.whole.about, "parameters": self.pattern}
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return self.whole.how
+
+    def parameters(self) -> Vector:
+        return self._fixed[self._index]
+
+    def read(self, checkpoint: Any) -> Vector:
+        return self.whole.read(checkpoint)[self._index]
+
+    def at(self, checkpoint: Any) -> Objective:
+        return Restricted(self.whole.at(checkpoint), self.pattern)
+
+    def evaluate(self, plane: Plane, coords: Values) -> Values:
+        whole = Plane(self._embed(plane.origin, self._fixed), self._embed(plane.directions), plane.about)
+        return self.whole.evaluate(whole, coords)
+
+    def gradient(self, theta: Vector) -> Vector:
+        return self.whole.gradient(self._embed(self.space.check(theta), self._fixed))[self._index]
+
+    def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
+        where = self._embed(self.space.check(theta), self._fixed)
+        return self.whole.hvp(where, self._embed(vectors), operator)[:, self._index]
+
+    def shard(self, index: int, count: int) -> Objective:
+        part = Restricted(self.whole.shard(index, count), self.pattern)
+        part._fixed = self._fixed
+        return part
+
+    def fingerprint(self) -> dict[str, str]:
+        return self.whole.fingerprint()
+
+    def memory(self, k: int) -> int:
+        return self.whole.memory(k)
+
+    def again(self, how: Mapping[str, Any]) -> Objective:
+        part = Restricted(self.whole.again(how), self.pattern)
+        part._fixed = self._fixed
+        return part
+
+
+def summarise(moments: Values) -> tuple[Values, Values]:
+    """Means and standard errors of a ratio of sums, from sums over samples.
+
+    Sample i brings s_i (its values, summed) and c_i (how many units it has: 1, or its tokens).
+    The mean is sum(s) / sum(c). Its standard error is that of a ratio estimator (Cochran,
+    Sampling Techniques, 3rd ed., section 2.11), which for c_i = 1 is sd / sqrt(n).
+
+    Args:
+        moments: The sums of 1, c, s, s s, s c and c c over samples, (..., 6).
+
+    Returns:
+        Means and standard errors, (...) each; the latter NaN for a single sample.
+
+    >>> values = np.array([1.0, 2.0, 4.0, 9.0])
+    >>> moments = np.array([4, 4, values.sum(), (values**2).sum(), values.sum(), 4.0])
+    >>> [round(float(number), 12) for number in summarise(moments)]
+    [4.0, 1.779513042005]
+    >>> round(float(values.std(ddof=1) / 2), 12)
+    1.779513042005
+    """
+    n, units, total, squares, cross, lengths = np.moveaxis(np.asarray(moments, np.float64), -1, 0)
+    with np.errstate(all="ignore"):
+        mean = total / units
+        residual = squares - 2 * mean * cross + mean**2 * lengths  # sum of (s_i - mean c_i)^2
+        spread = np.sqrt(np.maximum(residual, 0) * n / (n - 1)) / units
+    return mean, np.where(n > 1, spread, np.nan)
+
+
+_BACKENDS = {"torch": "gradvis.backends.pytorch", "keras": "gradvis.backends.tf"}
+_OVERRIDES: ContextVar[tuple[dict[str, Any], set[str]]] = ContextVar("gradvis_overrides")
+
+
+@contextmanager
+def overridden(options: Mapping[str, Any]) -> Iterator[set[str]]:
+    """Inside, `objective` takes these options in place of those it is called with: the command line has the last word.
+
+    Yields:
+        The names of the options that no call has taken yet.
+    """
+    unused = set(options)
+    token = _OVERRIDES.set((dict(options), unused))
+    try:
+        yield unused
+    finally:
+        _OVERRIDES.reset(token)
+
+
+def objective(model: Any, data: Any = None, loss: Any = None, **options: Any) -> Objective:
+    """The loss of a model on data as a function of its parameters.
+
+    Args:
+        model: A `torch.nn.Module` or a `keras.Model`. It is never changed.
+        data: A pair of arrays (inputs, targets), a Dataset, a DataLoader, or a finite iterable of batches.
+        loss: A name (`cross_entropy`, `mse`, ...), or `f(outputs, targets)` that returns per-sample
+            values (b, ...) or the mean of its batch.
+        **options: `metrics`, `batch_loss`, `batch_size`, `device`, `dtype` and more: see
+            `gradvis.backends.pytorch.TorchObjective` and `gradvis.backends.tf.KerasObjective`.
+
+    Raises:
+        TypeError: If the model is of no framework that gradvis knows.
+    """
+    given, unused = _OVERRIDES.get(({}, set()))
+    unused.clear()
+    made: Objective = _backend(model).objective(model, **{"data": data, "loss": loss, **options, **given})
+    return made
+
+
+def save_checkpoint(path: str | PathLike[str], model: Any, objective: str | None = None, **extra: Any) -> None:
+    """Write a model so that `gradvis-surface PATH` needs nothing else.
+
+    Args:
+        path: The file, `.pt`.
+        model: A `torch.nn.Module`.
+        objective: `FILE.py:NAME`, a function without arguments that returns the Objective; FILE.py lies
+            in the folder from which commands are run.
+        **extra: Tensors, numbers and strings to store beside it, such as `step=100`.
+    """
+    _backend(model).save_checkpoint(path, model, objective, **extra)
+
+
+def _backend(model: Any) -> ModuleType:
+    """By the model's type; never imports a framework that the user has not imported."""
+    for kind in type(model).__mro__:
+        framework = kind.__module__.partition(".")[0]
+        if framework in _BACKENDS and framework in sys.modules:
+            return import_module(_BACKENDS[framework])
+    raise TypeError(f"model must be a torch.nn.Module or a keras.Model, but {type(model).__name__} came")

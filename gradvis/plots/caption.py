@@ -1,0 +1,89 @@
+"""What a picture says in words: axes, metrics and the sentence under it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradvis.plots.view import GREEK
+
+_DIRECTIONS = {  # what an axis is called, and what all of them are
+    "random": ("random direction", "random directions"),
+    "pca": ("principal direction", "principal directions"),
+    "hessian": ("Hessian direction", "Hessian directions"),
+    "between": ("direction", "directions between checkpoints"),
+}
+_NORMALIZED = {"filter": "filter-normalised", "layer": "layer-normalised"}
+_BATCH_NORM = {
+    "eval": "batch norm with its stored statistics",
+    "batch": "batch norm with the statistics of each batch",
+    "recalibrate": "batch norm recalibrated at every point",
+}
+
+
+def _directions(plane: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What an axis is called, what all of them are, and how they were normalised or nothing."""
+    one, all_ = _DIRECTIONS.get(str(plane.get("kind")), ("direction", "directions"))
+    return one, all_, _NORMALIZED.get(str(plane.get("normalize")), "")
+
+
+def axis_label(about: Mapping[str, Any], dim: str, short: bool = False) -> str:
+    """The label of an axis.
+
+    >>> axis_label({"plane": {"kind": "random", "normalize": "filter"}}, "beta")
+    'β · random direction 2, filter-normalised'
+    """
+    noun, _, normalized = _directions(about.get("plane") or {})
+    label = f"{GREEK[dim]} · {noun} {list(GREEK).index(dim) + 1}"
+    return f"{label}, {normalized}" if normalized and not short else label
+
+
+def metric_label(about: Mapping[str, Any], metric: str) -> str:
+    """The name of a metric with its unit.
+
+    >>> metric_label({"objective": {"loss": "cross_entropy", "unit": "sample"}}, "loss")
+    'cross entropy (mean per sample)'
+    """
+    objective = about.get("objective") or {}
+    name = str(objective.get("loss") or metric) if metric == "loss" else metric
+    unit = objective.get("unit")
+    return name.replace("_", " ") + (f" (mean per {unit})" if unit and metric == "loss" else "")
+
+
+def caption(about: Mapping[str, Any], computed: float = 1.0) -> str:
+    """One sentence that says what a picture shows, with the seed and the policies it hangs on.
+
+    Args:
+        about: The provenance of the result; what is missing there is left out here.
+        computed: The share of the points that is there, 0 to 1.
+
+    >>> caption({"plane": {"kind": "pca"}, "objective": {"loss": "mse", "dtype": "float32"}, "name": "net"})
+    'Loss surface of net along principal directions: mse, float32.'
+    """
+    plane, objective = about.get("plane") or {}, about.get("objective") or {}
+    _, nouns, normalized = _directions(plane)
+    where = [f"along {nouns}", normalized]
+    if plane.get("seed") is not None:
+        where.append(f"seed {plane['seed']}")
+    if plane.get("include_bias") is False:
+        where.append("biases and norm parameters fixed")
+    subject = " ".join(filter(None, ["Loss surface", f"of {about['name']}" if about.get("name") else "", where[0]]))
+    text = ", ".join(filter(None, [subject, *where[1:]]))
+    facts = "; ".join(filter(None, [_measured(objective), *_made(about, computed)]))
+    return f"{text}: {facts}." if facts else f"{text}."
+
+
+def _measured(objective: Mapping[str, Any]) -> str:
+    loss = str(objective.get("loss") or "").replace("_", " ")
+    if objective.get("samples") is not None:
+        loss = f"{loss or 'loss'}, mean over {objective['samples']} samples"
+    policy = objective.get("batch_norm")
+    policy = _BATCH_NORM.get(str(policy), f"batch norm: {policy}") if policy else ""
+    return ", ".join(filter(None, [loss, str(objective.get("dtype") or ""), policy]))
+
+
+def _made(about: Mapping[str, Any], computed: float) -> list[str]:
+    version = (about.get("versions") or {}).get("gradvis")
+    # Rounded down: 100 % is said by saying nothing.
+    part = f"{int(100 * computed)} % computed" if computed < 1 else ""
+    return [part, f"gradvis {version}" if version else ""]

@@ -1,0 +1,275 @@
+"""A result on a grid, kept as a Zarr group that survives a kill; a tile is written by whoever computed it.
+
+A tile is done when the chunk of its loss exists, whatever its values: NaN is a result like any
+other. So the loss is written last. At the end `Store.finish` makes each array one chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+import zarr
+from numpy.typing import NDArray
+
+from gradvis import folder, layout
+from gradvis.arrays import Values
+from gradvis.folder import StoreError, explained, read_about, restored
+from gradvis.plane import Plane
+from gradvis.tiles import Tiles
+
+_AGAIN = "what is done is kept: make room or mend the folder, and run the same command again"
+
+
+def prepare(
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    axes: Mapping[str, Values],
+    metrics: tuple[str, ...],
+    tile: tuple[int, ...],
+    identity: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    plane: Plane,
+    fresh: bool = False,
+) -> Path | None:
+    """Make the folder of a result, or find the same result there to go on with. For the root alone.
+
+    A result that is there is kept, finished or not, if all that its numbers depend on is the same.
+    Torn tiles of it will count as not done.
+
+    Args:
+        path: The folder; its parent must exist.
+        kind: `surface`, ...
+        axes: The points of each axis in order, (n,) each, by name.
+        metrics: What each point has; `loss` is among them.
+        tile: Points of a tile along each axis; a result that is there keeps its own.
+        identity: What the numbers depend on; JSON values. Kind, metrics, axes and plane are added here.
+        provenance: What else is worth knowing later; JSON values.
+        plane: Where the axes lie, with a direction for each.
+        fresh: Move a result that is there aside, and start anew.
+
+    Returns:
+        Where an old result was moved to, if one was.
+
+    Raises:
+        StoreError: If something else is there, or the folder cannot be written. What is there stays.
+    """
+    about = layout.describe(kind, axes, metrics, tile, identity, provenance, plane)
+    place = restored(path)
+    with explained(f"cannot write {place.name}", "nothing that was there is lost; make room, or give another --out"):
+        vacant = folder.is_vacant(place)
+        if not vacant and not fresh:
+            _keep(place, about)
+            return None
+        with folder.building(place) as new:
+            layout.write_plane(layout.create(new, about, axes, tile), plane)
+            layout.seal(new)
+            moved = None if vacant else folder.move_aside(place)
+            new.rename(place)
+    return moved
+
+
+def _keep(place: Path, wanted: dict[str, Any]) -> None:
+    """See that the result that is there is the wanted one, and put it in order after a kill.
+
+    Raises:
+        StoreError: If it is another one.
+    """
+    there = read_about(place)
+    if found := layout.reasons(there, wanted):
+        raise StoreError(f"{place.name} holds another result: {', '.join(found)}; {folder.ELSEWHERE}")
+    if there["complete"]:
+        folder.sweep(place)
+        return
+    folder.free_aside(place)
+    Store(place).mend()
+
+
+class Store:
+    """A result that `prepare` has made, for any rank.
+
+    Attributes:
+        path: Its folder.
+        about: What it says of itself, as of when it was opened.
+        tiles: Its axes, and how the grid is cut.
+        metrics: What each point has, q names.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = restored(path)
+        self._open()
+
+    def _open(self) -> None:
+        self.about = read_about(self.path)
+        with self._sound():
+            self._inode = self.path.stat().st_ino
+            self._group = zarr.open_group(self.path, mode="r+")
+            self.metrics: tuple[str, ...] = tuple(self.about["metrics"])
+            self._arrays = {name: layout.open_array(self._group, name) for name in (*self.metrics, "center")}
+            axes: dict[str, Values] = {name: layout.read_whole(self._group, name) for name in self.about["axes"]}
+        self.tiles = Tiles(axes, tuple(self.about["tile"]))
+
+    @contextmanager
+    def _sound(self) -> Iterator[None]:
+        """What cannot be read in the body is damage.
+
+        Raises:
+            StoreError: That says so.
+        """
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise StoreError(f"{self.path.name} is damaged ({error}); {folder.ELSEWHERE}") from error
+
+    @property
+    def complete(self) -> bool:
+        """Whether the result is finished, as of when it was opened."""
+        return bool(self.about["complete"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the numbers depend on."""
+        return dict(self.about["identity"])
+
+    def done(self) -> NDArray[np.bool_]:
+        """Which tiles are there, (tiles,)."""
+        return np.array([self._chunk("loss", tile).exists() for tile in range(self.tiles.count)])
+
+    def _chunk(self, name: str, tile: int) -> Path:
+        """The file that holds a tile of a metric."""
+        array = self._arrays[name]
+        at = tuple(part.start // side for part, side in zip(self.tiles.slices(tile), array.chunks, strict=True))
+        return self.path / name / array.metadata.encode_chunk_key(at)
+
+    def read(self, tile: int) -> Values | None:
+        """The values of a tile, (p, q), or None if it must be computed: not done, or torn."""
+        if not all(self._chunk(name, tile).exists() for name in self.metrics):
+            return None
+        try:
+            columns = [np.asarray(self._arrays[name][self.tiles.slices(tile)]) for name in self.metrics]
+        except ValueError:  # a checksum or a length is wrong
+            return None
+        return np.stack(columns, axis=-1).reshape(-1, len(columns))
+
+    def write(self, tile: int, values: Values) -> None:
+        """Keep the values of a tile, (p, q). Ranks may write different tiles at once.
+
+        Raises:
+            StoreError: If they cannot be written, or the folder is not the one that was opened.
+            ValueError: If the values are not of the tile's shape.
+        """
+        part = self.tiles.slices(tile)
+        sizes = [points.stop - points.start for points in part]
+        grid = np.reshape(values, (*sizes, len(self.metrics)))
+        with self._writing():
+            for name in sorted(self.metrics, key="loss".__eq__):  # the loss last: it marks the tile done
+                self._arrays[name][part] = grid[..., self.metrics.index(name)]
+
+    def mend(self) -> None:
+        """Make torn tiles ones that are not done. For the root alone, before others write."""
+        for tile in np.flatnonzero(self.done()).tolist():
+            if self.read(tile) is None:
+                self._chunk("loss", tile).unlink()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Only into the folder that was opened: a second run of the same command may have finished it.
+
+        Raises:
+            StoreError: If it is another one, or the system refuses.
+        """
+        with explained(f"cannot write {self.path.name}", _AGAIN):
+            if self.complete or self.path.stat().st_ino != self._inode:
+                raise StoreError(f"{self.path.name} was finished or moved by another run meanwhile; open it again")
+            yield
+
+    def read_center(self) -> Values | None:
+        """The metrics at the centre of the plane, (q,), or None if they must be computed."""
+        try:
+            return np.asarray(layout.read_whole(self._group, "center"))
+        except ValueError:
+            return None
+
+    def write_center(self, values: Values) -> None:
+        """Keep the metrics at the centre of the plane, (q,). For the root alone.
+
+        Raises:
+            StoreError: If they cannot be written; see `write`.
+        """
+        with self._writing():
+            self._arrays["center"][:] = np.reshape(values, len(self.metrics))
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Which points are done, in the shape of the grid."""
+        return self._grid()[1]
+
+    def dataset(self) -> xarray.Dataset:
+        """All there is, in memory, as `xarray.open_zarr` has it; NaN where nothing is done yet.
+
+        Raises:
+            StoreError: If a finished result is torn.
+        """
+        values, center, before = self._grid()[0], self.read_center(), self._inode
+        self._open()
+        if self._inode != before:  # it was made compact while we read
+            return self.dataset()
+        return layout.as_dataset(self.about, self.tiles.axes, values, center)
+
+    def _grid(self) -> tuple[Values, NDArray[np.bool_]]:
+        """The values of every point, (*shape, q), and which points are done, (*shape)."""
+        if self.complete:
+            with self._sound():
+                whole = [layout.read_whole(self._group, name) for name in self.metrics]
+            return np.stack(whole, axis=-1), np.ones(self.tiles.shape, bool)
+        values, mask = np.full((*self.tiles.shape, len(self.metrics)), np.nan), np.zeros(self.tiles.shape, bool)
+        for tile in range(self.tiles.count):
+            found, part = self.read(tile), self.tiles.slices(tile)
+            if found is not None:
+                values[part] = found.reshape(values[part].shape)
+                mask[part] = True
+        return values, mask
+
+    def plane(self) -> Plane:
+        """Where the axes lie.
+
+        Raises:
+            StoreError: If its vectors are torn or missing.
+        """
+        with self._sound():
+            origin, directions = (layout.read_whole(self._group, f"plane/{name}") for name in ("origin", "directions"))
+        return Plane(origin, directions, self.about["plane"])
+
+    def finish(self, extra: Mapping[str, Any] | None = None) -> None:
+        """Mark the result complete, and make each array one chunk. For the root alone; others open it again.
+
+        A kill at any moment leaves it whole, tiled or compact.
+
+        Args:
+            extra: What is known only at the end; JSON values.
+
+        Raises:
+            StoreError: If a tile or the centre is not there, or the folder cannot be written. It stays as it is.
+        """
+        self._open()
+        if self.complete:
+            return
+        values, mask = self._grid()
+        center = self.read_center()
+        if center is None or not mask.all():
+            raise StoreError(f"{self.path.name} lacks {np.sum(~mask)} points or its centre; run the same command again")
+        about = layout.as_json({**self.about, **(extra or {}), "complete": True})
+        with explained(f"cannot make {self.path.name} compact", _AGAIN), folder.building(self.path) as new:
+            group = layout.create(new, about, self.tiles.axes, self.tiles.shape)
+            for column, name in enumerate(self.metrics):
+                layout.open_array(group, name)[...] = values[..., column]
+            layout.open_array(group, "center")[:] = center
+            folder.link_tree(self.path / "plane", new / "plane")
+            layout.seal(new)
+            folder.replace(self.path, new)
+        self._open()

@@ -1,0 +1,287 @@
+"""The loss on a grid of a line, a plane or a volume: cut into tiles, computed by whoever is free, kept as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from math import prod
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import xarray
+from numpy.typing import NDArray
+
+from gradvis.arrays import Values
+from gradvis.objective import Objective
+from gradvis.plane import Plane
+from gradvis.provenance import digest, versions
+from gradvis.schedule import Progress, Scheduler, default_scheduler
+from gradvis.store import Store, prepare
+from gradvis.tiles import Tiles, tile_shape
+
+AXES = ("alpha", "beta", "gamma")
+RESOLUTIONS = {1: 201, 2: 51, 3: 21}
+# Ours: enough tiles that ranks end together and a kill loses little; loading the data anew costs more a tile.
+_TILES, _TILES_STREAMED, _TILES_A_RANK = 256, 64, 16
+
+Span = float | tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Metrics on a grid of a plane.
+
+    Attributes:
+        dataset: A variable a metric, and NAME_stderr, over the dims alpha[, beta[, gamma]]; float64.
+        plane: Where the axes lie.
+        done: Which points are computed, of the grid's shape; NaN where done means that the loss is NaN.
+        about: How it was made: plane, objective, versions, seed, fingerprints.
+    """
+
+    dataset: xarray.Dataset
+    plane: Plane
+    done: NDArray[np.bool_]
+    about: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What can be drawn: the metrics without their standard errors."""
+        return tuple(name for name in self.about["metrics"] if not name.endswith("_stderr"))
+
+    @property
+    def center(self) -> dict[str, float]:
+        """Every metric where all coordinates are zero, on the grid or not."""
+        return dict(zip(self.about["metrics"], self.dataset["center"].values.tolist(), strict=True))
+
+    def plot(self, path: str | PathLike[str] | None = None, **options: Any) -> Any:
+        """Draw it, and write it if a path is given; see `gradvis.plots.plot` for the options.
+
+        Returns:
+            The matplotlib figure, or the plotly figure of an `.html`.
+        """
+        return import_module("gradvis.plots").plot(self, path, **options)
+
+    def methods(self) -> str:
+        """The paragraph for a paper."""
+        return import_module("gradvis.methods").surface(self)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a surface will take.
+
+    Attributes:
+        points: Evaluations of the whole data.
+        seconds: Wall-clock time on these ranks, from one point that was timed.
+        memory: Bytes a rank.
+        files: How many lie in the result while it grows; some 40 remain.
+    """
+
+    points: int
+    seconds: float
+    memory: int
+    files: int
+
+
+def grid(k: int, span: Span | Sequence[Span] = 1.0, resolution: int | Sequence[int] | None = None) -> dict[str, Values]:
+    """The points of each axis, by name.
+
+    Args:
+        k: Dimensions of the plane.
+        span: From -span to span, or (from, to); one for all axes or one each.
+        resolution: Points on an axis, likewise; 201, 51, 21 for 1, 2, 3 dimensions.
+
+    Raises:
+        ValueError: If there is another number of them, or an axis would have no extent.
+
+    >>> {name: points.tolist() for name, points in grid(2, [1.0, (0.0, 2.0)], 3).items()}
+    {'alpha': [-1.0, 0.0, 1.0], 'beta': [0.0, 1.0, 2.0]}
+    """
+    sizes = _each(RESOLUTIONS[k] if resolution is None else resolution, k, "resolution")
+    spans = _each([span] * k if _is_pair(span) else span, k, "span")
+    return {name: _axis(*pair) for name, *pair in zip(AXES[:k], spans, sizes, strict=True)}
+
+
+def _is_pair(span: Any) -> bool:
+    return isinstance(span, tuple) and len(span) == 2 and all(isinstance(end, (int, float)) for end in span)
+
+
+def _each(given: Any, k: int, what: str) -> list[Any]:
+    values = list(given) if isinstance(given, (Sequence, np.ndarray)) else [given] * k
+    if len(values) != k:
+        raise ValueError(f"{what} takes one value, or one for each of the {k} dimensions, but {len(values)} came")
+    return values
+
+
+def _axis(span: Span, size: int) -> Values:
+    low, high = map(float, span) if isinstance(span, tuple) else (-float(span), float(span))
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"span must run from a number up to a larger one, but it runs from {low:g} to {high:g}")
+    if int(size) != size or size < 2:
+        raise ValueError(f"resolution must be a whole number, at least 2, but {size!r} came")
+    points = np.linspace(low, high, int(size))
+    points[np.abs(points) < 1e-12 * (high - low)] = 0.0  # the centre, where rounding missed it
+    return points
+
+
+def loss_surface(
+    objective: Objective,
+    plane: Plane,
+    span: Span | Sequence[Span] = 1.0,
+    resolution: int | Sequence[int] | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    fresh: bool = False,
+    scheduler: Scheduler | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Surface:
+    """Evaluate the objective on a grid of a plane.
+
+    Args:
+        objective: What is evaluated, in full at every point.
+        plane: Where; of one to three dimensions.
+        span: See `grid`; in units of the plane's directions.
+        resolution: See `grid`.
+        out: A folder that grows as tiles come in. If it holds the same surface unfinished, that is gone
+            on with; if it holds another, it is left alone and ValueError says what differs.
+        fresh: Move a result that lies at `out` aside first.
+        scheduler: Who computes: MPI if launched with several ranks, else this process.
+        progress: Called on the root with the points done and their number, as tiles come in.
+        provenance: More to record with the result.
+
+    Raises:
+        ValueError: If an argument does not fit, or the result at `out` is another one.
+        TaskError: If an evaluation raises; on every rank.
+    """
+    scheduler = scheduler or default_scheduler()
+    axes = grid(_dimensions(plane), span, resolution)
+    tiles = Tiles(axes, _tile(axes, objective.streamed, scheduler.size))
+    identity = {"objective": objective.about, "fingerprint": objective.fingerprint()}
+    scheduler.agree({**identity["fingerprint"], "plane": digest(plane.origin, plane.directions)})
+    about = {**(provenance or {}), "plane": dict(plane.about), "objective": objective.about, "how": objective.how}
+    about |= {"versions": versions(), "fingerprint": identity["fingerprint"], "ranks": scheduler.size}
+    if out is None:
+        return _in_memory(objective, plane, tiles, about, scheduler, progress)
+    scheduler.share(
+        lambda: prepare(
+            out, kind="surface", axes=axes, metrics=objective.metrics, tile=tiles.tile,
+            identity=identity, provenance=about, plane=plane, fresh=fresh,
+        )
+    )  # fmt: skip
+    store = Store(out)
+    objective = objective.again(store.about["how"])
+    _check_center(store, _center(objective, plane), objective, scheduler)
+    if not store.complete:
+        _fill(store, objective, plane, scheduler, progress)
+        scheduler.share(store.finish)
+    return open_surface(out)
+
+
+def _dimensions(plane: Plane) -> int:
+    if plane.k not in RESOLUTIONS:
+        raise ValueError(f"a surface lies on a plane of 1, 2 or 3 dimensions, but this one has {plane.k}")
+    return plane.k
+
+
+def _tile(axes: Mapping[str, Values], streamed: bool, ranks: int) -> tuple[int, ...]:
+    shape = tuple(map(len, axes.values()))
+    tiles = max(_TILES_STREAMED if streamed else _TILES, _TILES_A_RANK * ranks)
+    return tile_shape(shape, max(1, prod(shape) // tiles))
+
+
+def _center(objective: Objective, plane: Plane) -> Values:
+    return objective.evaluate(plane, np.zeros((1, plane.k)))[0]
+
+
+def _check_center(store: Store, now: Values, objective: Objective, scheduler: Scheduler) -> None:
+    """Keep the centre; or, on resume, see that it is still the same: loss code is in no fingerprint."""
+
+    def keep_or_compare() -> None:
+        before = store.read_center()
+        if before is None:
+            store.write_center(now)
+        elif not np.allclose(
+            before, now, rtol=1e-9 if objective.about.get("dtype") == "float64" else 1e-4, equal_nan=True
+        ):
+            column = objective.metrics.index("loss")
+            raise ValueError(
+                f"the loss at the centre was {before[column]:.8g} when {store.path.name} was begun and is "
+                f"{now[column]:.8g} now, so the code of the loss or the model has changed; give another --out, or "
+                "--fresh to move the result aside"
+            )
+
+    scheduler.share(keep_or_compare)
+
+
+def _fill(store: Store, objective: Objective, plane: Plane, scheduler: Scheduler, progress: Any) -> None:
+    """Compute the tiles that are not there."""
+    done = scheduler.share(store.done)
+    todo = [tile for tile in store.tiles.order() if not done[tile]]
+
+    def task(index: int) -> None:
+        store.write(todo[index], objective.evaluate(plane, store.tiles.points(todo[index])))
+
+    scheduler.map(task, len(todo), _counted(store.tiles, todo, progress))
+
+
+def _counted(tiles: Tiles, todo: list[int], progress: Callable[[int, int], None] | None) -> Progress | None:
+    """Tiles to points: those that were there before count as done."""
+    if progress is None:
+        return None
+    total = prod(tiles.shape)
+    sizes = np.array([len(tiles.points(tile)) for tile in todo])
+    reached = total - sizes.sum() + np.concatenate([[0], np.cumsum(sizes)])
+    progress(int(reached[0]), total)
+    return lambda count: progress(int(reached[count]), total)
+
+
+def _in_memory(
+    objective: Objective, plane: Plane, tiles: Tiles, about: dict[str, Any], scheduler: Scheduler, progress: Any
+) -> Surface:
+    order = tiles.order()
+    center = _center(objective, plane)
+    parts = scheduler.map(
+        lambda index: objective.evaluate(plane, tiles.points(order[index])),
+        tiles.count,
+        _counted(tiles, order, progress) if scheduler.is_root else None,
+    )
+    values = np.empty((*tiles.shape, len(objective.metrics)))
+    for tile, part in zip(order, parts, strict=True):
+        where = tiles.slices(tile)
+        values[where] = part.reshape(values[where].shape)
+    dims = tuple(tiles.axes)
+    arrays: dict[str, Any] = {name: (dims, values[..., column]) for column, name in enumerate(objective.metrics)}
+    dataset = xarray.Dataset({**arrays, "center": ("metric", center)}, coords=dict(tiles.axes))
+    about |= {"kind": "surface", "complete": True, "metrics": list(objective.metrics), "tile": list(tiles.tile)}
+    return Surface(dataset, plane, np.ones(tiles.shape, bool), about)
+
+
+def open_surface(path: str | PathLike[str]) -> Surface:
+    """A surface from its folder, finished or not."""
+    store = Store(path)
+    return Surface(store.dataset(), store.plane(), store.mask(), store.about)
+
+
+def surface_cost(
+    objective: Objective,
+    plane: Plane,
+    span: Span | Sequence[Span] = 1.0,
+    resolution: int | Sequence[int] | None = None,
+    scheduler: Scheduler | None = None,
+) -> Cost:
+    """What `loss_surface` with the same arguments will take; two points are evaluated for it, on every rank."""
+    scheduler = scheduler or default_scheduler()
+    axes = grid(_dimensions(plane), span, resolution)
+    times = []
+    for _ in range(2):  # the first one pays for starting up
+        start = time.perf_counter()
+        _center(objective, plane)
+        times.append(time.perf_counter() - start)
+    points = prod(map(len, axes.values()))
+    tiles = Tiles(axes, _tile(axes, objective.streamed, scheduler.size)).count
+    seconds = times[0] + -(-points // scheduler.size) * times[1]
+    return Cost(points, seconds, objective.memory(plane.k), tiles * len(objective.metrics) + 30)

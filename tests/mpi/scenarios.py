@@ -1,0 +1,232 @@
+"""What every rank does in tests/mpi/test_ranks.py: `mpirun -n 3 python scenarios.py NAME [ARGUMENT]`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import NoReturn
+
+import pytest
+
+from gradvis.schedule import Scheduler, TaskError, default_scheduler
+
+
+class Stubborn(Exception):  # noqa: N818
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+def say(text: object) -> None:
+    sys.stdout.write(f"{text}\n")  # one write: lines of several ranks stay whole
+
+
+def ranks() -> Scheduler:
+    from gradvis.mpi import world
+
+    return world()
+
+
+def complete(s: Scheduler) -> None:
+    for count in (0, 1, 2, 5, 40, 1, 0, 40):
+        seen: list[int] = []
+        assert s.map(lambda i: {"square": i * i}, count, seen.append) == [{"square": i * i} for i in range(count)]
+        assert seen == (list(range(1, count + 1)) if s.is_root else [])
+
+
+def everybody(s: Scheduler) -> None:
+    who = s.map(lambda i: (time.sleep(0.1), s.rank)[1], 5 * s.size)
+    assert set(who) == set(range(s.size))
+    assert s.map(lambda i: (time.sleep(0.01), s.rank)[1], 20) != [], "and again"
+
+
+def dynamic(s: Scheduler) -> None:
+    who = s.map(lambda i: (time.sleep(2.0 if i == 0 else 0.01), s.rank)[1], 30)
+    assert who.count(who[0]) == (30 if s.size == 1 else 1), who
+
+
+def big(s: Scheduler) -> None:
+    blobs = s.map(lambda i: bytes([i]) * 300_000, 6)
+    assert [(blob[0], len(blob)) for blob in blobs] == [(i, 300_000) for i in range(6)]
+
+
+def share(s: Scheduler) -> None:
+    calls: list[int] = []
+    assert s.share(lambda: calls.append(s.rank) or {"made on": s.rank, "big": b"x" * 10**6}) == {
+        "made on": 0,
+        "big": b"x" * 10**6,
+    }
+    assert calls == ([0] if s.is_root else [])
+
+
+def share_raises(s: Scheduler) -> None:
+    for kind, error, text in (
+        (ValueError, ValueError("wanted a, came b"), "wanted a, came b"),
+        (FileNotFoundError, FileNotFoundError(2, "no such file", "model.pt"), "[Errno 2] no such file: 'model.pt'"),
+        (TaskError, TaskError("task 5"), "task 5"),
+        (None, Stubborn("one", "two"), "one and two"),
+    ):
+        caught = shared_error(s, error)
+        assert text in str(caught)
+        assert type(caught) is (kind or (Stubborn if s.is_root else RuntimeError))
+    with pytest.raises(TypeError, match="cannot pickle"):
+        s.share(threading.Lock)
+    assert s.share(lambda: "and on") == "and on"
+
+
+def shared_error(s: Scheduler, error: Exception) -> Exception:
+    def make() -> NoReturn:
+        raise error
+
+    with pytest.raises(Exception, match=r".") as caught:
+        s.share(make)
+    return caught.value
+
+
+def agree(s: Scheduler) -> None:
+    s.agree({})
+    s.agree({"data": "abc", "parameters": "def"})
+    if s.size == 1:
+        return
+    last = s.size - 1
+    with pytest.raises(
+        ValueError, match=rf"^all ranks .* same parameters, but rank {last} has others than rank 0: seed"
+    ):
+        s.agree({"data": "abc", "parameters": str(s.rank == last)})
+    with pytest.raises(ValueError, match=r"^all ranks must work on the same data, but ranks? 1.* than rank 0: seed"):
+        s.agree({"data": "abc"} if s.rank else {})
+
+
+def local(s: Scheduler) -> None:
+    say(f"rank {s.rank} local {s.local_rank} of {s.local_size} on {s.host}")
+
+
+def patient(s: Scheduler) -> None:
+    before = time.process_time()
+    s.share(lambda: time.sleep(1.5))
+    s.map(lambda i: time.sleep(1.5), 1)
+    spent = time.process_time() - before
+    assert spent < 0.5, f"{spent} s of CPU time for waiting"
+
+
+def sharers(s: Scheduler) -> None:
+    say(f"rank {s.rank} shares with {s.cpu_sharers}")
+
+
+def raising(s: Scheduler, who: str) -> None:
+    """`who` raises; all must say the same, and the scheduler must still work."""
+    tried = 0
+
+    def task(index: int) -> None:
+        nonlocal tried
+        tried += 1
+        time.sleep(0.05)
+        if s.rank == int(who):
+            raise KeyError("boom")
+
+    with pytest.raises(TaskError) as caught:
+        s.map(task, 1000)
+    assert s.map(lambda i: i, 7) == list(range(7))
+    assert tried < 100
+    assert 'raise KeyError("boom")' in "".join(caught.value.__notes__)
+    say(f"{s.rank} got: {caught.value}")
+    s.fail(f"scenarios: error: {caught.value}", 1)
+
+
+def raising_all(s: Scheduler) -> None:
+    try:
+        s.map(lambda i: 1 // 0, 100)
+    except TaskError as error:
+        say(f"any got: {error}")
+
+
+def unpicklable(s: Scheduler) -> None:
+    try:
+        s.map(lambda i: threading.Lock(), 3)
+    except TaskError as error:
+        say(f"any got: {error}")
+
+
+def progress(s: Scheduler) -> None:
+    def broken(done: int) -> None:
+        if done == 3:
+            raise OSError("no terminal")
+
+    try:
+        s.map(lambda i: time.sleep(0.02), 1000, broken)
+    except TaskError as error:
+        say(f"any got: {error}")
+
+
+def long(s: Scheduler, who: str) -> None:
+    """`who` raises at once while the others are in a task that does not end."""
+    from gradvis.mpi import desk
+
+    desk.GRACE = 1.0
+
+    def task(index: int) -> None:
+        if s.rank == int(who):
+            time.sleep(0.3)
+            raise ValueError("boom")
+        time.sleep(300)
+
+    s.map(task, 50)
+
+
+def killed(s: Scheduler, who: str) -> None:
+    def task(index: int) -> None:
+        time.sleep(0.05)
+        if s.rank == int(who):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    s.map(task, 2000)
+
+
+def stopped(s: Scheduler, how: str) -> None:
+    """The last rank is stopped by something that is no Exception."""
+
+    def task(index: int) -> None:
+        time.sleep(0.05)
+        if s.rank == s.size - 1:
+            if how == "interrupt":
+                signal.raise_signal(signal.SIGINT)
+            sys.exit(int(how))
+
+    s.map(task, 2000)
+
+
+def interrupted(s: Scheduler) -> None:
+    """Ctrl-C at the launcher reaches all ranks."""
+    say("ready")
+    try:
+        s.map(lambda i: time.sleep(0.05), 5000)
+    except KeyboardInterrupt:
+        s.fail("scenarios: interrupted", 130)
+
+
+def uncaught(s: Scheduler, who: str) -> None:
+    if who == "all" or s.rank == int(who):
+        raise ValueError(f"nobody catches this: {who}")
+    s.map(lambda i: time.sleep(0.05), 5000)
+
+
+def failing(s: Scheduler, who: str) -> None:
+    if who == "all" or s.rank == int(who):
+        s.fail("scenarios: error: failed", 2)
+    s.share(lambda: None)
+
+
+def main() -> None:
+    if sys.argv[1] == "sharers":
+        os.sched_setaffinity(0, {int(os.environ["PMI_RANK"]) % 2})
+    s = ranks() if sys.argv[1] != "default" else default_scheduler()
+    for name in sys.argv[1].split(","):
+        if name != "default":
+            globals()[name](s, *sys.argv[2:])
+    say(f"rank {s.rank} of {s.size} is through")
+
+
+if __name__ == "__main__":
+    main()
