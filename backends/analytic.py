@@ -125,7 +125,7 @@ class Quadratic(Analytic):
         space: See `Analytic`.
 
     Raises:
-        ValueError: If there is not just one of spectrum and hessian, or H is not symmetric.
+        ValueError: If there is not just one of spectrum and hessian, or H is not symmetric, or m does not fit.
 
     >>> bowl = Quadratic([1.0, 4.0], minimum=[1.0, 1.0], offset=0.5)
     >>> bowl.measure(np.array([3.0, 2.0])), bowl.gradient(np.array([3.0, 2.0])).tolist()
@@ -151,7 +151,10 @@ class Quadratic(Analytic):
             self._h = (self._h + self._h.T) / 2
         if self._h.ndim == 2 and not np.array_equal(self._h, self._h.T):
             raise ValueError(f"a symmetric hessian (d, d) was wanted, but the one of shape {self._h.shape} is not")
-        super().__init__(np.zeros(len(self._h)) if minimum is None else minimum, space)
+        lowest = np.zeros(len(self._h)) if minimum is None else np.array(minimum, np.float64)
+        if lowest.shape != (len(self._h),):
+            raise ValueError(f"a minimum of shape {(len(self._h),)} was wanted, but {lowest.shape} came")
+        super().__init__(lowest, space)
 
     @property
     def hessian(self) -> Values:

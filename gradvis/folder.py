@@ -124,15 +124,8 @@ def move_aside(place: Path) -> Path:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """A folder under a second name; its files are linked, as planes are large, or copied if need be."""
-    shutil.copytree(source, target, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    """A folder under a second name, its files linked, not copied: planes are large (zarr needs links anyway)."""
+    shutil.copytree(source, target, copy_function=os.link)
 
 
 @contextmanager

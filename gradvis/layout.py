@@ -23,9 +23,8 @@ Array: TypeAlias = zarr.Array[Any]
 _PLANE_CHUNK = 2**26  # bytes
 _CHECKSUM = Crc32cCodec()  # tells a torn chunk; losses hardly compress
 _FLAT: Any = {"name": "default", "separator": "."}  # no folders within an array: clusters count inodes
-_WRITE_ALL: Any = {
-    "write_empty_chunks": True
-}  # else an all-NaN chunk would vanish; not stored, so said at every opening
+# Else an all-NaN chunk would vanish; no property of the stored array, so it is said at every opening.
+_WRITE_ALL: Any = {"write_empty_chunks": True}
 
 
 def create(folder: Path, about: Mapping[str, Any], axes: Mapping[str, Values], chunk: tuple[int, ...]) -> zarr.Group:

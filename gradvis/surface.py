@@ -117,7 +117,7 @@ def _each(given: Any, k: int, what: str) -> list[Any]:
 
 
 def _axis(span: Span, size: int) -> Values:
-    low, high = map(float, span) if isinstance(span, tuple) else (-float(span), float(span))
+    low, high = map(float, span) if isinstance(span, tuple) else (0.0 - float(span), float(span))
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ValueError(f"span must run from a number up to a larger one, but it runs from {low:g} to {high:g}")
     if int(size) != size or size < 2:
@@ -263,7 +263,8 @@ def _in_memory(
 def open_surface(path: str | PathLike[str]) -> Surface:
     """A surface from its folder, finished or not."""
     store = Store(path)
-    return Surface(store.dataset(), store.plane(), store.mask(), store.about)
+    done = store.mask()  # first: a tile that comes in meanwhile is then not yet done, rather than done and empty
+    return Surface(store.dataset(), store.plane(), done, store.about)
 
 
 def surface_cost(

@@ -14,14 +14,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from mpi4py import MPI
 
 from gradvis import machine
-from gradvis.mpi import desk as desks
 from gradvis.mpi.desk import STOP, Desk, remember
 from gradvis.schedule import Progress, TaskError, describe
 
@@ -37,6 +36,7 @@ LAST_WORDS = 0.2
 """Seconds for the launcher to pass on what was printed: some is lost if an abort follows at once [seen: MPICH 5.0]."""
 
 _REQUEST, _ANSWER = 1, 2
+_ADVICE = {"data": "seed what draws or shuffles the samples, or read them from one file in a fixed order"}
 
 
 class Ranks:
@@ -77,12 +77,11 @@ class Ranks:
         with self._all_end():
             every = self._gather(dict(facts))
         for name in sorted(set().union(*every)):
-            others = [str(rank) for rank, theirs in enumerate(every) if theirs.get(name) != every[0].get(name)]
+            others = [rank for rank, theirs in enumerate(every) if theirs.get(name) != every[0].get(name)]
             if others:
-                who = f"rank {others[0]} has" if len(others) == 1 else f"ranks {', '.join(others)} have"
                 raise ValueError(
-                    f"all ranks must work on the same {name}, but {who} others than rank 0: "
-                    "seed the objective (torch.manual_seed) or load a checkpoint"
+                    f"all ranks must work on the same {name}, but {_have(others)} others than rank 0: "
+                    f"{_ADVICE.get(name, 'seed the objective (torch.manual_seed) or load a checkpoint')}"
                 )
 
     def map(self, task: Callable[[int], T], count: int, progress: Progress | None = None) -> list[T]:
@@ -108,7 +107,10 @@ class Ranks:
         return [pickle.loads(results[index]) for index in sorted(results)]
 
     def together(self, seconds: float = TOGETHER) -> bool:
-        """Whether every rank calls this within some seconds: then an error is everybody's, and the root speaks."""
+        """Whether every rank calls this within some seconds: then an error is everybody's, and the root speaks.
+
+        After a no, `abort` is all that is left: the others' next calls would meet this one's.
+        """
         return _poll(self._failed.Ibarrier().Test, seconds)
 
     def fail(self, line: str, code: int) -> NoReturn:
@@ -180,7 +182,9 @@ class Ranks:
                     outcome = self._comm.recv(source=status.source, tag=_REQUEST)
                     self._comm.send(desk.next(outcome), status.source, _ANSWER)
                 elif desk.overdue():
-                    self._say(f"{desk.failure} ({self.size - desk.stopped} ranks did not stop in {desks.GRACE:.0f} s)")
+                    self._say(
+                        f"{desk.failure} (and {self.size - desk.stopped} of {self.size} ranks did not stop in time)"
+                    )
                     self.abort(1)
                 else:
                     time.sleep(PAUSE)
@@ -217,7 +221,7 @@ class Ranks:
         except BaseException as error:
             if isinstance(error, Exception) or self.together():
                 raise
-            self._say(f"rank {self.rank} (host {self.host}) was stopped by {type(error).__name__}: {error}")
+            self._say(f"rank {self.rank} (host {self.host}) was stopped by {error!r}")
             self.abort(_status(error))
 
     def _say(self, text: str) -> None:
@@ -235,14 +239,19 @@ def _poll(ready: Callable[[], bool], seconds: float = float("inf")) -> bool:
     return True
 
 
+def _have(ranks: list[int]) -> str:
+    """The subject of a sentence: some ranks, the first five by number."""
+    if len(ranks) == 1:
+        return f"rank {ranks[0]} has"
+    return f"ranks {', '.join(map(str, ranks[:5]))}{', ...' if len(ranks) > 5 else ''} have"
+
+
 def _portable(error: Exception) -> Exception:
     """The error itself where it survives the journey, else what it said."""
-    try:
+    with suppress(Exception):  # one with arguments of its own may fail here, or come out as another
         again = pickle.loads(pickle.dumps(error))
         if type(again) is type(error) and str(again) == str(error):
             return error
-    except Exception as reason:
-        del reason  # an exception with arguments of its own: told below in words
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +29,16 @@ PLANE = Plane(np.arange(7.0, dtype=np.float32), np.eye(7, dtype=np.float32)[:2],
 
 
 def make(path, **changes):
-    usual: dict = dict(
-        kind="surface",
-        axes=AXES,
-        metrics=METRICS,
-        tile=(2, 4),
-        identity={"samples": 100, "data": "0123456789abcdef", "loss": {"name": "mse", "unit": "sample"}},
-        provenance={"versions": {"gradvis": "0"}, "seed": 0},
-        plane=PLANE,
-        fresh=False,
-    )
+    usual = {
+        "kind": "surface",
+        "axes": AXES,
+        "metrics": METRICS,
+        "tile": (2, 4),
+        "identity": {"samples": 100, "data": "0123456789abcdef", "loss": {"name": "mse", "unit": "sample"}},
+        "provenance": {"versions": {"gradvis": "0"}, "seed": 0},
+        "plane": PLANE,
+        "fresh": False,
+    }
     return prepare(path, **{**usual, **changes})
 
 
@@ -177,14 +178,15 @@ def test_the_plane_comes_back_whole_in_its_dtype(path, monkeypatch, rng, dtype, 
     )
     make(path, plane=plane)
 
-    for _ in range(2):
+    for finished in (False, True):
+        if finished:
+            fill(Store(path))
+            Store(path).finish()
         back = Store(path).plane()
         assert back.origin.dtype == back.directions.dtype == dtype
         np.testing.assert_array_equal(back.origin, plane.origin)
         np.testing.assert_array_equal(back.directions, plane.directions)
         assert back.about == plane.about
-        fill(Store(path))
-        Store(path).finish()
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 3, 5)])
@@ -357,7 +359,7 @@ def test_a_torn_tile_is_computed_again(store, path, name, harm, tile):
 
     assert Store(path).read(tile) is None
     assert not Store(path).mask()[store.tiles.slices(tile)].any()
-    with pytest.raises(StoreError, match="lacks .* points"):
+    with pytest.raises(StoreError, match=r"lacks .* points"):
         Store(path).finish()
     make(path)
     assert_holds(Store(path), [other for other in range(store.tiles.count) if other != tile])
@@ -379,10 +381,8 @@ def test_a_finished_result_that_is_torn_is_never_read_as_numbers(store, path, ar
     store.finish()
     next((path / array).glob("c.*")).unlink()
 
-    with pytest.raises(StoreError, match="run.surface.zarr is damaged .*missing"):
-        {"loss": Store.dataset, "alpha": Store.axes}.get(array, Store.plane)(
-            Store(path)
-        ) if array != "alpha" else Store(path)
+    with pytest.raises(StoreError, match=r"run.surface.zarr is damaged .*missing"):
+        read(Store(path))
 
 
 # --- full disks and read-only folders
@@ -419,8 +419,7 @@ def test_a_full_disk_costs_the_tile_in_flight_alone(store, path, monkeypatch):
 def test_a_full_disk_at_the_end_leaves_the_tiles(store, path, monkeypatch):
     fill(store)
     before = files(path.parent)
-    monkeypatch.setattr(os, "link", _raiser(OSError(errno.EXDEV, "no links")))
-    for budget in range(0, 24, 3):
+    for budget in range(0, 20, 3):
         with monkeypatch.context() as patch:
             _refuse_writes(patch, errno.ENOSPC, after=budget)
             with pytest.raises(
@@ -464,15 +463,18 @@ def small_disk(tmp_path):  # as root only
     subprocess.run(["umount", disk], check=True)
 
 
+def _fill_up(ballast):
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
 def test_a_real_full_disk(small_disk):
     path = small_disk / "run.zarr"
     make(path)
     store = Store(path)
     fill(store, [0, 1])
-    with (small_disk / "ballast").open("wb") as ballast, pytest.raises(OSError, match="No space"):
-        while True:
-            ballast.write(bytes(4096))
-            ballast.flush()
+    _fill_up(small_disk / "ballast")
 
     with pytest.raises(StoreError, match=r"cannot write run.zarr: No space left on device"):
         store.write(5, truth(store, 5))
@@ -555,21 +557,18 @@ def test_a_result_is_read_while_it_is_made_compact(store, path):
 CHANGES = ("os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "open")
 
 
-def killed(act, before):
-    """Run `act` in a fork and kill it, as by SIGKILL, before its n-th change to the disk; whether it came so far."""
+def any_change(event, args):
+    return event in CHANGES and (event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR))
+
+
+def killed(act, before, counts):
+    """Run `act` in a fork, killed as by SIGKILL just before its n-th change to the disk; whether it came so far."""
     child = os.fork()
     if child == 0:
         numbers = itertools.count()
-
-        def hook(event, args):
-            if (
-                event in CHANGES
-                and (event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR))
-                and next(numbers) == before
-            ):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
+        sys.addaudithook(
+            lambda *happens: counts(*happens) and next(numbers) == before and os.kill(os.getpid(), signal.SIGKILL)
+        )
         try:
             act()
         finally:
@@ -577,12 +576,12 @@ def killed(act, before):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def kill_everywhere(act, check, start):
-    """Check what is left by a kill before every single change to the disk that `act` makes."""
-    for before in itertools.count():
+def kill_at_every(step, act, check, start, counts=any_change):
+    """Look at what is left by a kill before every step-th change to the disk; how many there were."""
+    for number in itertools.count():
         start()
-        if not killed(act, before):
-            return before
+        if not killed(act, number * step, counts):
+            return number
         check()
     return None
 
@@ -597,7 +596,7 @@ def test_a_kill_anywhere_in_the_making_leaves_none_or_all(path):
         make(path)
         assert not Store(path).done().any()
 
-    assert kill_everywhere(lambda: make(path), check, start) > 30
+    assert kill_at_every(5, lambda: make(path), check, start) >= 8
 
 
 def test_a_kill_anywhere_in_writing_costs_that_tile_alone(store, path):
@@ -611,37 +610,43 @@ def test_a_kill_anywhere_in_writing_costs_that_tile_alone(store, path):
         make(path)
         assert_holds(Store(path), [0, 1])
 
-    assert kill_everywhere(lambda: store.write(5, truth(store, 5)), check, start) >= 6
+    assert kill_at_every(1, lambda: store.write(5, truth(store, 5)), check, start) >= 6
     make(path)
     assert_holds(Store(path), [0, 1, 5])
 
 
-@pytest.mark.parametrize("first", ["prepare", "Store", "read_about"])
+@pytest.mark.parametrize("first", [make, Store, read_about])
 def test_a_kill_anywhere_in_finishing_leaves_it_tiled_or_compact(store, path, tmp_path, first):
     fill(store)
     master = tmp_path / "master"
     shutil.copytree(path, master)
-    states = set()
+    states = []
 
     def start():
-        for entry in path.parent.iterdir():
+        for entry in tmp_path.iterdir():
             if entry != master:
                 shutil.rmtree(entry)
         shutil.copytree(master, path)
 
     def check():
-        states.add((path.exists(), path.with_name(f".{path.name}.old").exists()))
-        {"prepare": make, "Store": Store, "read_about": read_about}[first](path)
+        states.append((path.exists(), path.with_name(f".{path.name}.old").exists()))
+        first(path)
         assert_holds(Store(path))
         make(path)
         Store(path).finish()
-        assert Store(path).complete
         assert_holds(Store(path))
+        assert Store(path).complete
         np.testing.assert_array_equal(Store(path).plane().origin, PLANE.origin)
-        assert sorted(os.listdir(path.parent)) == ["master", path.name]
+        assert sorted(os.listdir(tmp_path)) == ["master", path.name]
 
-    assert kill_everywhere(lambda: Store(path).finish(), check, start) > 60
-    assert states >= {(True, False), (False, True), (True, True)}  # each kind of moment was met
+    def renames(event, args):  # of whole folders
+        return event == "os.rename" and Path(args[0]).parent == tmp_path
+
+    finish = Store(path).finish
+    assert kill_at_every(1, finish, check, start, renames) == 3
+    assert states == [(True, False), (False, True), (True, True)]
+    if first is make:
+        assert kill_at_every(16, finish, check, start) >= 5
 
 
 def test_a_result_left_aside_is_given_back_where_another_took_its_place(store, path):

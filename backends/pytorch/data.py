@@ -53,10 +53,6 @@ class Batches:
         first, step = self.part
         return replace(self, part=(first + index * step, step * count))
 
-    def with_micro(self, micro: int) -> Batches:
-        """Cut to micro-batches of at most so many samples."""
-        return replace(self, micro=micro)
-
     def laid_out(self, layout: Callable[[Any], Any]) -> Batches:
         """The same batches in another memory layout."""
         kept = None if self.kept is None else tuple(map(layout, self.kept))
@@ -77,7 +73,8 @@ class Batches:
         """How many samples there are; None where only reading them all would tell."""
         if self.kept is not None:
             return sum(map(sample_count, self.kept))
-        return len(self.source.dataset) if isinstance(self.source, DataLoader) else None
+        dataset = getattr(self.source, "dataset", None)
+        return len(dataset) if hasattr(dataset, "__len__") else None
 
     def nbytes(self) -> int:
         """Bytes that stay on the device."""

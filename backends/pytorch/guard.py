@@ -48,8 +48,11 @@ def _exact() -> Iterator[None]:
         cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = found
 
 
-def seed_forward(index: int) -> None:
+def seed_forward(index: int, device: torch.device) -> None:
     """Before a batch: a model that draws random numbers in evaluation mode draws the same ones each time."""
     random.seed(index)
     np.random.seed(index)  # noqa: NPY002 - the model under test may use the global generator
-    torch.manual_seed(index)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(index)  # torch.manual_seed asks every accelerator first: 0.3 ms
+    else:
+        torch.manual_seed(index)

@@ -7,27 +7,26 @@ a point of a plane is formed in place, once, and no state_dict is copied.
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from gradvis.backends.pytorch.checkpoints import matched, read_tensors
 from gradvis.backends.pytorch.compute import (
     Compiled,
     activation_bytes,
-    call,
     channels_last,
     find_device,
     free_memory,
-    micro_batch,
 )
+from gradvis.backends.pytorch.compute import (
+    micro_batch as fitting,
+)
+from gradvis.backends.pytorch.criterion import Criterion
 from gradvis.backends.pytorch.data import even, is_pair, load, sample_count, transfer
-from gradvis.backends.pytorch.guard import seed_forward, untouched
 from gradvis.backends.pytorch.layers import convolves_images, has_batch_norm, parameter_space
-from gradvis.backends.pytorch.losses import LOSSES, Term, batch_sum, moments, term
+from gradvis.backends.pytorch.state import State
 from torch import Tensor, nn
 
 from gradvis.arrays import Matrix, Values, Vector
@@ -36,8 +35,6 @@ from gradvis.plane import Plane
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 _DATA_SHARE = 4  # a quarter of the free memory may hold data
-
-T = TypeVar("T")
 
 
 class TorchObjective(Objective):
@@ -90,40 +87,33 @@ class TorchObjective(Objective):
         data_budget: int | None = None,
         local: tuple[int, int] = (0, 1),
     ) -> None:
-        if (loss is None) == (batch_loss is None):
-            raise ValueError("either loss or batch_loss was wanted, and not both; loss='cross_entropy', say")
         if batch_norm != "eval":
             raise ValueError(f"batch_norm must be 'eval', the stored statistics, but {batch_norm!r} came")
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, but {dtype!r} came")
-        self._model, self._batch_loss, self._weight = model, batch_loss, weight
+        self._model, self._threads, self._amp = model, threads, dtype == "bfloat16"
         self.space, self._include_frozen = parameter_space(model, include_frozen), include_frozen
-        self._state: Mapping[str, Tensor] | None = None
-        self._units: Tensor | None = None
-        self._device = find_device(device, local[0]) if device else next(model.parameters()).device
-        self._dtype, self._amp = _DTYPES.get(dtype or "", _own_dtype(model)), dtype == "bfloat16"
-        self._sum_dtype = torch.float32 if self._device.type == "mps" else torch.float64
-        self._threads = threads
+        place = find_device(device, local[0]) if device else next(model.parameters()).device
+        self._state = State(model, self.space, place, _DTYPES.get(dtype or "", _own_dtype(model)))
+        self._criterion = Criterion(
+            loss, batch_loss, weight, metrics, dtype=self._state.dtype, amp=self._amp, device=place
+        )
+        budget = free_memory(place, local[1]) // _DATA_SHARE if data_budget is None else data_budget
+        self._data = load(data, self._place, batch_size, budget, join=self._criterion.sees_outputs)
+        self.streamed = self._data.kept is None
+        self._units: float | None = None
         self._compiled: Compiled | None = None
         self._placed: tuple[Plane, Tensor, list[Tensor]] | None = None
-        self._loss_name, self._terms = self._read_terms(loss, metrics)
-        budget = free_memory(self._device, local[1]) // _DATA_SHARE if data_budget is None else data_budget
-        self._data = load(data, self._place, batch_size, budget, join=batch_loss is None)
-        self.streamed = self._data.kept is None
         self._settle(micro_batch, compile)
 
-    def _read_terms(self, loss: Any, metrics: Any) -> tuple[str, dict[str, Term]]:
-        metrics = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
-        if self._batch_loss is None:
-            name, first = term(loss, LOSSES)
-            return name, {"loss": first, **dict(term(metric) for metric in metrics)}
-        if metrics:
-            raise ValueError("metrics are computed from the outputs, which batch_loss hides; leave one of them out")
-        return getattr(self._batch_loss, "__name__", "batch_loss"), {}
-
     def _place(self, batch: Any) -> Any:
-        moved = transfer(batch, self._device, self._dtype)
-        if self._batch_loss is not None:
+        """To the device, in the dtype; classes as torch wants them.
+
+        Raises:
+            ValueError: If a loss of outputs and targets could not tell them apart in it.
+        """
+        moved = transfer(batch, self._state.device, self._state.dtype)
+        if not self._criterion.sees_outputs:
             return moved
         if not isinstance(moved, (tuple, list)) or len(moved) != 2:
             raise ValueError(
@@ -139,39 +129,35 @@ class TorchObjective(Objective):
             ValueError: If batches that cannot be cut should be compiled for.
         """
         _, batch = next(iter(next(self._data.chunks())))
-        pair = is_pair(batch)
+        pair = is_pair(batch) and self._criterion.sees_outputs
         batch = (batch[0][:2], batch[1][:2]) if pair else batch
-        size = sample_count(batch)
-        with activation_bytes(size) as cost:
+        with activation_bytes(sample_count(batch)) as cost:
             sums = self._probe(batch)
+        self._sample_bytes = cost()
+        self._unit = "sample" if sums[0, 0, 0] == sums[0, 0, 1] else "unit"  # a token, a pixel, a class weight
         self.metrics = tuple(
             column
-            for name, each in zip(self._terms or ["loss"], sums[:, 0, 0].tolist(), strict=True)
-            for column in ((name, f"{name}_stderr") if each else (name,))
+            for name, samples in zip(self._criterion.names, sums[:, 0, 0].tolist(), strict=True)
+            for column in ((name, f"{name}_stderr") if samples else (name,))
         )
-        self._sample_bytes = cost()
-        self._unit = "sample" if sums[0, 0, 0] == sums[0, 0, 1] else "unit"  # of a token, a pixel, a class weight
-        self._images = self._batch_loss is None and convolves_images(self._model) and self._takes_channels_last(batch)
+        self._images = pair and convolves_images(self._model) and self._takes_channels_last(batch)
         if self._images:
             self._data = self._data.laid_out(_images_last)
         if pair:
-            self._cut(micro or micro_batch(self._sample_bytes, self._device))
-        if compile_it and self._data.micro is None:
+            self._data = replace(self._data, micro=self._even(micro or fitting(self._sample_bytes, self._state.device)))
+        elif compile_it:
             raise ValueError("compile needs batches that are pairs of tensors, cut to one size; these are not")
         self._compile = compile_it
 
-    def _cut(self, micro: int) -> None:
-        """Micro-batches of nearly one length, at most `micro`."""
+    def _even(self, micro: int) -> int:
+        """Pieces of nearly one length where all the data lies together."""
         kept = self._data.kept
-        if kept is not None and len(kept) == 1 and len(kept[0][0]) > micro:
-            micro = even(len(kept[0][0]), micro)
-        self._data = self._data.with_micro(micro)
+        together = kept is not None and len(kept) == 1
+        return even(sample_count(kept[0]), micro) if together else micro  # type: ignore[index]
 
     def _probe(self, batch: Any) -> Tensor:
         with torch.no_grad():
-            flat = self._flat()
-            sums: Tensor = self._inside(self._views(flat), lambda model: self._sums(model, 0, batch))
-        return sums
+            return self._inside(self._state.flat(), lambda model: self._criterion.sums(model, 0, batch))
 
     def _takes_channels_last(self, batch: Any) -> bool:
         """Code such as x.view(len(x), -1) takes only contiguous images."""
@@ -181,16 +167,17 @@ class TorchObjective(Objective):
             return False
         return True
 
-    # ------------------------------------------------------------------ what it is
+    def _inside(self, flat: Tensor, run: Callable[[nn.Module], Tensor]) -> Tensor:
+        return self._state.inside(flat, run, self._threads)
 
     @property
     def about(self) -> dict[str, Any]:
         return {
             "backend": "torch",
             "model": type(self._model).__name__,
-            "loss": self._loss_name,
-            "metrics": [name for name in self.metrics if not name.endswith("_stderr")],
-            "dtype": "bfloat16" if self._amp else str(self._dtype).removeprefix("torch."),
+            "loss": self._criterion.name,
+            "metrics": list(self._criterion.names),
+            "dtype": "bfloat16" if self._amp else str(self._state.dtype).removeprefix("torch."),
             "samples": self._data.samples(),
             "unit": self._unit,
             "batch_norm": "eval" if has_batch_norm(self._model) else None,
@@ -200,7 +187,7 @@ class TorchObjective(Objective):
     @property
     def how(self) -> dict[str, Any]:
         return {
-            "device": str(self._device),
+            "device": str(self._state.device),
             "threads": self._threads or torch.get_num_threads(),
             "micro_batch": self._data.micro,
             "channels_last": self._images,
@@ -210,49 +197,25 @@ class TorchObjective(Objective):
     def again(self, how: Mapping[str, Any]) -> TorchObjective:
         other = copy.copy(self)
         if how.get("micro_batch") and self._data.micro is not None:
-            other._compiled = None
-            other._data = self._data.with_micro(how["micro_batch"])
+            other._compiled, other._data = None, replace(self._data, micro=how["micro_batch"])
         return other
 
     def memory(self, k: int) -> int:
-        points = (k + 2) * self.space.d * self._dtype.itemsize
+        points = (k + 2) * self.space.d * self._state.dtype.itemsize
         return points + self._data.nbytes() + (self._data.micro or 1) * self._sample_bytes
 
     def fingerprint(self) -> dict[str, str]:
-        state = self._tensors()
-        fixed = [name for name in state if name not in {block.name for block in self.space}]
-        return {
-            "parameters": _digest([block.name for block in self.space], state),
-            "buffers": _digest(fixed, state),
-            "data": self._data.digest(),
-        }
-
-    # ------------------------------------------------------------------ states
-
-    def _tensors(self) -> Mapping[str, Tensor]:
-        """Every parameter and buffer by its first name, as it stands now or as the checkpoint has it."""
-        if self._state is not None:
-            return self._state
-        return {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
-
-    def _vector(self, tensors: Mapping[str, Tensor]) -> Vector:
-        parts = [tensors[block.name].detach().to("cpu", self._dtype).reshape(-1) for block in self.space]
-        return np.asarray(torch.cat(parts).numpy())
+        return {**self._state.fingerprint(), "data": self._data.digest()}
 
     def parameters(self) -> Vector:
-        return self._vector(self._tensors())
-
-    def _matched(self, checkpoint: Any) -> dict[str, Tensor]:
-        wanted = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
-        absent = {name: value for name, value in wanted.items() if name not in self._model.state_dict()}
-        return matched({**absent, **read_tensors(checkpoint)}, wanted)
+        return self._state.vector(self._state.tensors())
 
     def read(self, checkpoint: Any) -> Vector:
-        return self._vector(self._matched(checkpoint))
+        return self._state.vector(self._state.of(checkpoint))
 
     def at(self, checkpoint: Any) -> TorchObjective:
         other = copy.copy(self)
-        other._state = {name: value.detach().clone() for name, value in self._matched(checkpoint).items()}
+        other._state = replace(self._state, checkpoint=self._state.of(checkpoint))
         return other
 
     def shard(self, index: int, count: int) -> TorchObjective:
@@ -263,121 +226,76 @@ class TorchObjective(Objective):
         other._data = self._data.shard(index, count)
         return other
 
-    # ------------------------------------------------------------------ computing
-
-    def _flat(self, theta: Vector | None = None) -> Tensor:
-        return torch.tensor(self.parameters() if theta is None else theta, dtype=self._dtype, device=self._device)
-
-    def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        return {block.name: flat[block.slice].view(block.shape) for block in self.space}
-
-    def _inside(self, views: Mapping[str, Tensor], run: Callable[[nn.Module], T]) -> T:
-        """Call `run` with the model while it has these parameters, and copies of the buffers to write to."""
-        rest = {
-            name: value.detach().to(self._device, self._dtype if value.is_floating_point() else None, copy=True)
-            for name, value in self._tensors().items()
-            if name not in views
-        }
-        with untouched(self._model, self._threads):
-            host = _Host(self._model)
-            state = {f"model.{name}": value for name, value in {**rest, **views}.items()}
-            result: T = torch.func.functional_call(host, state, (run,))
-        return result
-
-    def _sums(self, model: nn.Module, index: int, batch: Any, forward: Any = None) -> Tensor:
-        """Moments of every term over one micro-batch, (q, 3, 3)."""
-        seed_forward(index)
-        amp = torch.autocast(self._device.type, torch.bfloat16) if self._amp else nullcontext()
-        with amp:
-            if self._batch_loss is not None:
-                return self._batch_sums(self._batch_loss(model, batch), batch)[None]
-            inputs, targets = batch
-            outputs = call(forward or model, inputs)
-        outputs = outputs.to(self._dtype) if self._amp else outputs
-        size = sample_count(batch)
-        sums = [moments(*each(outputs, targets), size, self._sum_dtype) for each in self._terms.values()]
-        return torch.stack(sums)
-
-    def _batch_sums(self, result: Any, batch: Any) -> Tensor:
-        if isinstance(result, tuple):
-            total, units = result
-            return batch_sum(total, units, self._sum_dtype)
-        if result.ndim:
-            return moments(result, None, len(result), self._sum_dtype)
-        if self._weight is None:
-            raise ValueError("batch_loss returned a mean; say over how many items with weight=f(batch)")
-        return batch_sum(result * self._weight(batch), self._weight(batch), self._sum_dtype)
-
     def evaluate(self, plane: Plane, coords: Values) -> Values:
         """See `Objective.evaluate`; every point of a loaded batch is evaluated before the next is loaded."""
         where = np.asarray(coords, np.float64).reshape(len(coords), plane.k).tolist()
         origin, steps = self._place_plane(plane)
         flat = torch.empty_like(origin)
+        size = len(where), len(self._criterion.names), 3, 3
 
         def run(model: nn.Module) -> Tensor:
             forward = self._forward(model)
-            sums = torch.zeros(len(where), len(self._terms) or 1, 3, 3, dtype=self._sum_dtype, device=self._device)
+            sums = torch.zeros(size, dtype=self._criterion.sum_dtype, device=flat.device)
             for chunk in self._data.chunks():
                 for point, at in enumerate(where):
                     _form(flat, origin, steps, at)
                     for index, batch in chunk:
-                        sums[point] += self._sums(model, index, batch, forward)
+                        sums[point] += self._criterion.sums(model, index, batch, forward)
             return sums
 
         with torch.no_grad():
-            sums = self._inside(self._views(flat), run).cpu().numpy()
-        return self._columns(sums)
+            sums = self._inside(flat, run)
+        return self._columns(sums.cpu().numpy())
 
     def _place_plane(self, plane: Plane) -> tuple[Tensor, list[Tensor]]:
         """Origin and directions on the device; they stay there until another plane comes."""
         if self._placed is None or self._placed[0] is not plane:
-            origin = self._flat(self.space.check(plane.origin))
-            self._placed = plane, origin, [self._flat(direction) for direction in plane.directions]
+            origin = self._state.flat(self.space.check(plane.origin))
+            self._placed = plane, origin, [self._state.flat(direction) for direction in plane.directions]
         return self._placed[1], self._placed[2]
 
-    def _forward(self, model: nn.Module) -> Any:
-        if not self._compile:
-            return None
-        if self._compiled is None:
+    def _forward(self, model: nn.Module) -> Compiled | None:
+        if self._compile and self._compiled is None:
             self._compiled = Compiled(model, self._data.micro or 1)
         return self._compiled
 
     def _columns(self, sums: Values) -> Values:
+        """From moments, (n, terms, 3, 3), to metrics and standard errors, (n, q)."""
         rows, columns = np.array([(0, 0), (0, 1), (0, 2), (2, 2), (1, 2), (1, 1)]).T
         means, spreads = summarise(sums[..., rows, columns])
-        found = []
-        for index, name in enumerate(self._terms or ["loss"]):
-            found.append(means[:, index])
-            if f"{name}_stderr" in self.metrics:
-                found.append(spreads[:, index])
-        return np.stack(found, axis=1)
+        both = np.stack([means, spreads], axis=-1).reshape(len(sums), -1)
+        names = [name for term in self._criterion.names for name in (term, f"{term}_stderr")]
+        return both[:, [names.index(name) for name in self.metrics]]
 
-    def _batches(self) -> Iterable[tuple[int, Any]]:
+    def _batches(self) -> Iterator[tuple[int, Any]]:
         return (numbered for chunk in self._data.chunks() for numbered in chunk)
 
-    def _count_units(self) -> Tensor:
+    def _count_units(self) -> float:
         """Over how many samples, tokens or pixels the whole mean goes."""
+
+        def run(model: nn.Module) -> Tensor:
+            return torch.stack([self._criterion.sums(model, *each)[0, 0, 1] for each in self._batches()]).sum()
+
         with torch.no_grad():
-            return self._inside(
-                self._views(self._flat()),
-                lambda model: sum((self._sums(model, *each)[0, 0, 1] for each in self._batches()), torch.zeros(())),
-            )
+            return float(self._inside(self._state.flat(), run))
 
     def _accumulate(self, theta: Vector, rows: int, product: Callable[[Tensor, Tensor], Tensor]) -> Matrix:
         """Sum `product(loss over a micro-batch, theta)` over them all, (rows, d), and divide by the units."""
-        flat = self._flat(self.space.check(theta)).requires_grad_()
+        flat = self._state.flat(self.space.check(theta)).requires_grad_()
+        units = 0.0
 
-        def run(model: nn.Module) -> tuple[Tensor, Tensor]:
-            total, units = torch.zeros(rows, self.space.d, dtype=self._dtype, device=self._device), torch.zeros(())
+        def run(model: nn.Module) -> Tensor:
+            nonlocal units
+            total = torch.zeros(rows, self.space.d, dtype=flat.dtype, device=flat.device)
             for index, batch in self._batches():
-                sums = self._sums(model, index, batch)[0]
-                units = units + sums[0, 1].detach().cpu()
+                sums = self._criterion.sums(model, index, batch)[0]
+                units += float(sums[0, 1].detach())
                 total += product(sums[0, 2], flat)
-            return total, units
+            return total
 
         with torch.enable_grad():
-            total, units = self._inside(self._views(flat), run)
-        mean: Matrix = (total / (units if self._units is None else self._units).item()).cpu().numpy()
+            total = self._inside(flat, run)
+        mean: Matrix = (total / (units if self._units is None else self._units)).cpu().numpy()
         return mean
 
     def gradient(self, theta: Vector) -> Vector:
@@ -391,24 +309,13 @@ class TorchObjective(Objective):
         """
         if operator != "hessian":
             raise ValueError(f"operator must be 'hessian', but {operator!r} came")
-        along = torch.as_tensor(np.asarray(vectors), dtype=self._dtype, device=self._device)
+        along = torch.as_tensor(np.asarray(vectors), dtype=self._state.dtype, device=self._state.device)
 
         def product(loss: Tensor, flat: Tensor) -> Tensor:
             first = _grad(loss, flat, create_graph=True)
             return torch.stack([_grad(first, flat, vector, retain_graph=True) for vector in along])
 
         return self._accumulate(theta, len(along), product)
-
-
-class _Host(nn.Module):
-    """Lets a whole loop run inside one `functional_call`, which swaps parameters once instead of once a batch."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, run: Callable[[nn.Module], T]) -> T:
-        return run(self.model)
 
 
 def _form(flat: Tensor, origin: Tensor, steps: list[Tensor], at: list[float]) -> None:
@@ -438,12 +345,3 @@ def _images_last(batch: Any) -> Any:
 def _own_dtype(model: nn.Module) -> torch.dtype:
     wide = any(value.dtype == torch.float64 for value in model.parameters())
     return torch.float64 if wide else torch.float32
-
-
-def _digest(names: list[str], tensors: Mapping[str, Tensor]) -> str:
-    found = hashlib.blake2b(digest_size=16)
-    for name in names:
-        value = tensors[name].detach().cpu().contiguous()
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()

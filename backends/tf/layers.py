@@ -77,6 +77,11 @@ def has_batch_norm(model: Any) -> bool:
     return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
 
 
+def compute_dtype(model: Any) -> str:
+    """What the layers with weights compute in; several where a policy mixes them."""
+    return "+".join(sorted({layer.compute_dtype for layer in model._flatten_layers() if layer._trainable_variables}))
+
+
 def last_activation(model: Any) -> str:
     """The name of the activation of the last layer, or nothing."""
     last = model.layers[-1] if model.layers else None

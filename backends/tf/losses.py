@@ -44,7 +44,7 @@ def _classes(outputs: Tensor, targets: Tensor) -> Tensor | None:
             f"for outputs {tuple(outputs.shape)} the targets are integer classes {tuple(outputs.shape[:-1])} or "
             f"probabilities {tuple(outputs.shape)}, but {targets.dtype.name} {tuple(targets.shape)} came"
         )
-    return targets
+    return tf.cast(targets, tf.int64)
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -73,8 +73,7 @@ def accuracy(threshold: float) -> Term:
         if outputs.shape[-1] == 1:
             return (outputs > threshold) == (tf.reshape(targets, outputs.shape) > 0)
         classes = _classes(outputs, targets)
-        wanted = tf.argmax(targets, -1) if classes is None else tf.cast(classes, tf.int64)
-        return tf.argmax(outputs, -1) == wanted
+        return tf.argmax(outputs, -1) == (tf.argmax(targets, -1) if classes is None else classes)
 
     return hits
 
@@ -135,7 +134,7 @@ def compiled_loss(model: Any) -> Any:
         return loss
     if callable(loss):  # Keras calls it with the targets first
         return _Swapped(loss)
-    came = "it was not compiled with one" if loss is None else f"it was compiled with {type(loss).__name__} of losses"
+    came = "it was not compiled with one" if loss is None else "it was compiled with several"
     raise ValueError(f"a loss was wanted, and the model brings no single one: {came}; pass loss='cross_entropy', say")
 
 

@@ -16,7 +16,7 @@ from gradvis.backends.tf.checkpoints import read_weights
 from gradvis.backends.tf.compute import Graphs
 from gradvis.backends.tf.data import load
 from gradvis.backends.tf.guard import device_name, untouched
-from gradvis.backends.tf.layers import has_batch_norm, last_activation, moved_variables, parameter_space
+from gradvis.backends.tf.layers import compute_dtype, has_batch_norm, last_activation, moved_variables, parameter_space
 from gradvis.backends.tf.losses import LOSSES, PROBABILITIES, Term, accuracy, compiled_loss, term
 from gradvis.objective import Objective, summarise
 from gradvis.plane import Plane
@@ -109,7 +109,7 @@ class KerasObjective(Objective):
             "metrics": [name for name in self.metrics if not name.endswith("_stderr")],
             "unit": "sample",
             "samples": self._data.samples,
-            "dtype": str(self._model.compute_dtype),
+            "dtype": compute_dtype(self._model),
             "batch_norm": "eval" if has_batch_norm(self._model) else None,
             "include_frozen": self._include_frozen,
         }

@@ -33,9 +33,8 @@ def computing(command: F) -> F:
 
 def chosen(**options: Any) -> dict[str, Any]:
     """The options that were given a value, lists joined."""
-    if options.get("metrics"):
-        options["metrics"] = listed(options["metrics"])
-    return {name: value for name, value in options.items() if value not in {None, False} and value != ()}
+    given = {name: value for name, value in options.items() if value not in {None, False, ()}}
+    return given | ({"metrics": listed(given["metrics"])} if "metrics" in given else {})
 
 
 def listed(values: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from gradvis.plots.caption import caption
-from gradvis.plots.view import SurfaceLike, nearest
+from gradvis.plots.view import SurfaceLike, unknown
 
 __all__ = ["caption", "plot"]
 
@@ -54,11 +54,11 @@ def plot(
     """
     target = None if path is None else Path(path)
     if target is not None and target.suffix.lower() not in SUFFIXES:
-        raise nearest("the suffix of a picture", target.suffix, SUFFIXES)
+        raise unknown("the suffix of a picture", target.suffix, SUFFIXES)
     if kind is not None and kind not in KINDS:
-        raise nearest("kind", kind, KINDS)
+        raise unknown("kind", kind, KINDS)
     if size not in SIZES:
-        raise nearest("size", size, SIZES)
+        raise unknown("size", size, SIZES)
     if target is not None and target.suffix.lower() == ".html":
         if ax is not None:
             raise ValueError("an html page takes no ax; leave it out, or save as .png, .svg or .pdf")

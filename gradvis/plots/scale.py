@@ -30,9 +30,12 @@ class Scale:
     over: bool = False
 
     def draw(self, values: Values | float) -> Values:
-        """Heights of values: cut to the range, and their decimal logarithm on a log scale."""
+        """Heights of values: cut to the range; their decimal logarithm on a log scale, else what labels count.
+
+        So heights differ by more than float32 can tell apart, in which browsers draw.
+        """
         cut = np.clip(np.asarray(values, np.float64), self.low, self.high)
-        return np.log10(cut) if self.log else cut
+        return np.log10(cut) if self.log else (cut - self.offset) / self.unit
 
     @property
     def extend(self) -> str:
@@ -41,24 +44,48 @@ class Scale:
             (self.under, self.over), "both"
         )
 
-    def levels(self, most: int) -> list[float]:
-        """Round numbers within the range, ascending, at most `most` of them; none if the surface is constant."""
-        if self.low == self.high:
-            return []
-        logarithmic = _log_levels(self.low, self.high, most) if self.log else []
-        return logarithmic if len(logarithmic) > 2 else _linear_levels(self.low, self.high, most)
-
     @property
     def offset(self) -> float:
-        """What levels are counted from: 0, or the low end where the range is so small that labels would look alike."""
-        return self.low if not self.log and 0 < self.high - self.low < 1e-5 * max(abs(self.low), abs(self.high)) else 0.0
+        """What labels count from: 0, or `low` where the range is so small that they would look alike."""
+        small = self.high - self.low < 1e-4 * max(abs(self.low), abs(self.high))
+        return self.low if small and self.low < self.high and not self.log else 0.0
+
+    @property
+    def unit(self) -> float:
+        """What labels count in: 1, or a power of ten where they count from an offset."""
+        return 10.0 ** floor(log10(self.high - self.low)) if self.offset else 1.0
+
+    def levels(self, most: int) -> list[float]:
+        """Round numbers within the range, ascending, at most `most` or so; none if the surface is constant."""
+        if self.low == self.high:
+            return []
+        if self.offset:
+            return [self.offset + level for level in _linear_levels(0.0, self.high - self.low, most)]
+        levels = _log_levels(self.low, self.high, most) if self.log else []
+        return levels if len(levels) > 2 else _linear_levels(self.low, self.high, most)
 
     def texts(self, levels: list[float]) -> list[str]:
-        """Labels of levels, distinguishable and no longer than that takes."""
+        """Labels of levels, counted from `offset` in `unit`; all different, and no longer than that takes."""
         if self.offset:
-            return [tidy(f"{level - self.offset:+.2g}") for level in levels]
+            return [tidy(f"{(level - self.offset) / self.unit:.2g}") for level in levels]
         digits = next(n for n in range(4, 18) if all(isclose(round_to(level, n), level) for level in levels))
         return [tidy(f"{level:.{digits}g}") for level in levels]
+
+    def bands(self) -> Values:
+        """Heights between which a contour has one colour: three bands from level to level, ascending."""
+        low, high = float(self.draw(self.low)), float(self.draw(self.high))
+        if low == high:
+            room = 0.05 * max(abs(low), 1e-12)
+            return np.array([low - room, low + room])
+        at = self.draw(np.array(self.levels(10)))
+        between = np.interp(np.arange(0, max(len(at) - 1, 0) + 0.1, 1 / 3), np.arange(len(at)), at)
+        return np.unique([low, *between[(between > low) & (between < high)], high])
+
+    @property
+    def counted(self) -> str:
+        """What to add to the name of the metric where labels count from an offset."""
+        sign = "+" if self.offset < 0 else "−"
+        return f"\n{sign} {tidy(f'{abs(self.offset):.9g}')}, in {tidy(f'{self.unit:g}')}" if self.offset else ""
 
 
 def round_to(value: float, digits: int) -> float:
@@ -70,9 +97,7 @@ def scale(values: Values, log: bool | None = None) -> Scale:
     """The scale that shows these values best.
 
     Logarithmic if all of them are above zero and the largest is over 100 times the smallest (ours).
-    The range is that of the values, but for outliers: it reaches no further above the 95th
-    percentile than that is above the smallest value, and no further below the 5th than ten times
-    the distance of the two (ours). Minima are what a surface is drawn for, so they are cut last.
+    The range is that of the values unless they have outliers, see `_range`.
 
     Args:
         values: Of any shape; NaN is left out.
@@ -103,11 +128,16 @@ def scale(values: Values, log: bool | None = None) -> Scale:
 
 
 def _range(heights: Values) -> tuple[float, float]:
+    """The range worth showing (ours, tuned by eye).
+
+    Minima are what a surface is drawn for: they are cut only ten times the span of the middle 90 % below it.
+    Peaks are cut if they lie further above the 95th percentile than that is above the lowest value.
+    """
     few, many = np.percentile(heights, [5, 95])
     if few == many:
         return float(heights.min()), float(heights.max())
-    low = max(heights.min(), few - 10 * (many - few))
-    return float(low), float(min(heights.max(), many + (many - low)))
+    low, high = max(heights.min(), few - 10 * (many - few)), heights.max()
+    return float(low), float(high if high <= 2 * many - low else many + (many - low) / 2)
 
 
 def _linear_levels(low: float, high: float, most: int) -> list[float]:

@@ -12,12 +12,14 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 
 from gradvis.plots.caption import axis_label, caption, metric_label
 from gradvis.plots.panels import Panel, label_lines
 from gradvis.plots.scale import Scale, scale
 from gradvis.plots.view import GREEK, SurfaceLike, central, number, view
 
+Room = tuple[float, float, float, float]
 _SAVING = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "gradvis", "text.usetex": False}
 
 
@@ -75,8 +77,8 @@ def draw(
     colors = scale(seen.values, log)
     if ax is not None:
         return _draw_into(ax, surface, kind or "contour", metric, colors)
-    panels = _panels(surface, kind or "both", metric)
     shape = SIZES[size]
+    panels = _panels(surface, kind or "both", metric, bars=shape.stacked)
     with matplotlib.rc_context(shape.style):
         return _figure(panels, colors, shape, caption(surface.about, float(np.mean(surface.done))) * with_caption)
 
@@ -88,49 +90,81 @@ def save(figure: Figure, file: Path, suffix: str) -> None:
         figure.savefig(file, format=suffix, dpi=300, metadata=undated)
 
 
-def _panel(surface: SurfaceLike, kind: str, metric: str, title: str = "", last: bool = True) -> Panel:
+def _panel(surface: SurfaceLike, kind: str, metric: str, title: str = "", bar: bool = True) -> Panel:
     seen = view(surface, metric)
     labels = tuple(axis_label(surface.about, dim, short=kind == "surface" or bool(title)) for dim in seen.dims)
     if kind != "line" and min(seen.values.shape) < 2:
         raise ValueError(f"a {kind} needs two points along each axis, but the grid is {seen.values.shape}")
-    return Panel(kind, seen, labels, metric_label(surface.about, metric), title, bar=last)
+    return Panel(kind, seen, labels, metric_label(surface.about, metric), title, bar=bar)
 
 
-def _panels(surface: SurfaceLike, kind: str, metric: str) -> list[Panel]:
+def _panels(surface: SurfaceLike, kind: str, metric: str, bars: bool) -> list[Panel]:
+    """What is drawn, panel by panel; `bars` gives every slice of a volume a colour bar, else the last alone has one."""
     dims = [str(dim) for dim in surface.dataset[metric].dims]
     if len(dims) == 1:
         return [_panel(surface, "line", metric)]
     if len(dims) == 2:
-        return [_panel(surface, each, metric) for each in (("contour", "surface") if kind == "both" else (kind,))]
-    cuts = [(dim, *central(surface, dim)) for dim in reversed(dims)]
-    return [_panel(part, "contour", metric, f"{GREEK[dim]} = {number(place)}", dim == dims[0]) for dim, part, place in cuts]
+        if kind == "both":
+            return [_panel(surface, "contour", metric), _panel(surface, "surface", metric, bar=False)]
+        return [_panel(surface, kind, metric)]
+    panels = []
+    for dim in reversed(dims):
+        part, place = central(surface, dim)
+        panels.append(_panel(part, "contour", metric, f"{GREEK[dim]} = {number(place)}", bars or dim == dims[0]))
+    return panels
 
 
 def _figure(panels: list[Panel], colors: Scale, shape: Size, text: str) -> Figure:
-    columns = 1 if shape.stacked else len(panels)
-    rows = len(panels) // columns
-    characters = int(shape.width * 72 / (0.9 * shape.font * 0.56))  # the mean width of a letter of this font, in em
-    lines = textwrap.wrap(text, characters)
-    tall = 0.5 if panels[0].kind == "line" else 0.8 if shape.stacked else 0.84
-    height = rows * tall * shape.width / columns + len(lines) * 1.5 * shape.font / 72
-    figure = Picture(figsize=(shape.width, height), layout="constrained")
+    lines = _wrap(text, shape)
+    below = len(lines) * 1.5 * shape.font / 72
+    height = _height(panels, shape) + below
+    figure = Picture(figsize=(shape.width, height))
     FigureCanvasAgg(figure)
+    figure.text(0.01, 0.3 * below / height / max(len(lines), 1), "\n".join(lines), fontsize=0.9 * shape.font)
+    flat, solid = _rooms(panels, shape, below / height)
+    count = sum(panel.kind != "surface" for panel in panels)
+    if count:
+        figure.set_layout_engine("constrained", rect=flat)
+    grid = GridSpec(*((count or 1, 1) if shape.stacked else (1, count or 1)), figure=figure)
     axes = [
-        figure.add_subplot(rows, columns, i + 1, projection="3d" if panel.kind == "surface" else None)
+        figure.add_axes(solid, projection="3d") if panel.kind == "surface" else figure.add_subplot(grid[i])
         for i, panel in enumerate(panels)
     ]
-    if lines:
-        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=0.9 * shape.font, linespacing=1.3)
-    lines = [panel.draw(ax, colors) for ax, panel in zip(axes, panels, strict=True)]
+    drawn = [panel.draw(ax, colors) for ax, panel in zip(axes, panels, strict=True)]
     figure.draw_without_rendering()  # settles the layout, which labels on lines must know
     figure.set_layout_engine("none")
-    for ax, panel, each in zip(axes, panels, lines, strict=True):
-        if panel.kind == "surface":  # the box stands low in its axes
-            place = ax.get_position()
-            ax.set_position((place.x0, place.y0 + 0.08 * place.height, place.width, place.height))
-        if each is not None:
-            label_lines(ax, each, colors)
+    for ax, panel, contours in zip(axes, panels, drawn, strict=True):
+        if contours is not None:
+            label_lines(ax, panel, contours, colors)
     return figure
+
+
+def _wrap(text: str, shape: Size) -> list[str]:
+    """Cut a caption into lines of the figure's width: a letter of this font is some 0.53 em wide."""
+    whole = text.replace("gradvis ", "gradvis\u00a0").replace(" %", "\u00a0%")  # no break within
+    return textwrap.wrap(whole, int(shape.width * 72 / (0.9 * shape.font * 0.53)), break_on_hyphens=False)
+
+
+def _height(panels: list[Panel], shape: Size) -> float:
+    """The height of the panels in inches, as looked at for each size."""
+    kinds = [panel.kind for panel in panels]
+    if "line" in kinds:
+        return (0.75 if shape.stacked else 0.5) * shape.width
+    if len(panels) == 1:
+        return 0.8 * shape.width
+    if kinds == ["contour", "surface"]:
+        return (1.65 if shape.stacked else 0.41) * shape.width
+    return 0.8 * shape.width * len(panels) if shape.stacked else 0.36 * shape.width
+
+
+def _rooms(panels: list[Panel], shape: Size, below: float) -> tuple[Room, Room]:
+    """Where the flat panels are and where the 3-D one is: left, bottom, width, height as shares of the figure."""
+    above = 1 - below
+    if len({panel.kind for panel in panels}) == 1:
+        return (0, below, 1, above), (0, below, 1, above)
+    if shape.stacked:
+        return (0, below + 0.5 * above, 1, 0.5 * above), (0, below, 1, 0.5 * above)
+    return (0, below, 0.55, above), (0.545, below, 0.43, above)
 
 
 def _draw_into(ax: Any, surface: SurfaceLike, kind: str, metric: str, colors: Scale) -> Figure:
@@ -141,15 +175,13 @@ def _draw_into(ax: Any, surface: SurfaceLike, kind: str, metric: str, colors: Sc
     """
     if kind == "both":
         raise ValueError("kind='both' is two panels, but one ax came; ask for 'contour' or 'surface'")
-    panel = _panels(surface, kind, metric)[0]
+    panel = _panels(surface, kind, metric, bars=True)[0]
     solid = hasattr(ax, "plot_surface")
     if solid != (panel.kind == "surface"):
         wanted = "an ax with projection='3d'" if panel.kind == "surface" else "a flat ax"
         raise ValueError(f"a {panel.kind} needs {wanted}, but {type(ax).__name__} came")
     lines = panel.draw(ax, colors, own=False)
     if lines is not None:
-        label_lines(ax, lines, colors)
+        label_lines(ax, panel, lines, colors)
     figure: Figure = ax.get_figure(root=True)
     return figure
-
-

@@ -89,7 +89,7 @@ class View:
     marks: tuple[Mark, ...]
 
 
-def nearest(kind: str, asked: str, known: Sequence[str]) -> ValueError:
+def unknown(kind: str, asked: str, known: Sequence[str]) -> ValueError:
     """The error for a name that is not known: the list, and the name that may have been meant."""
     close = get_close_matches(asked, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -103,7 +103,7 @@ def view(surface: SurfaceLike, metric: str) -> View:
         ValueError: If the surface has no such metric, or no point is computed yet.
     """
     if metric not in surface.metrics:
-        raise nearest("metric", metric, list(surface.metrics))
+        raise unknown("metric", metric, list(surface.metrics))
     done = np.asarray(surface.done, bool)
     if not done.any():
         raise ValueError("a picture needs at least one computed point, but this surface has none yet")
@@ -136,7 +136,9 @@ def _marks(surface: SurfaceLike, metric: str, axes: tuple[Values, ...]) -> tuple
         place = np.unravel_index(np.argmin(losses), losses.shape)
         value = float(surface.dataset[metric].values[place])
         coords = tuple(float(axis[i]) for axis, i in zip(axes, place, strict=True))
-        marks.append(Mark("minimum", coords, value, f"{'minimum' if judge == metric else 'lowest loss'} {number(value)}"))
+        marks.append(
+            Mark("minimum", coords, value, f"{'minimum' if judge == metric else 'lowest loss'} {number(value)}")
+        )
     return tuple(marks)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Case(ABC):
 
     pattern: str
     model: Any = None
+    loss: Any = None
 
     @abstractmethod
     def objective(self, **options: Any) -> Objective:
@@ -67,6 +69,10 @@ class Network(Case):
     @abstractmethod
     def snapshot(self) -> dict[str, Any]:
         """Everything of the user's: to be equal before and after."""
+
+    @abstractmethod
+    def borrow(self, other: Network) -> None:
+        """Give the model the parameters and buffers of another."""
 
     @abstractmethod
     def losing(self, fails: Callable[[int], bool]) -> Callable[[Any, Any], Any]:
@@ -121,7 +127,7 @@ class RosenbrockCase(Case):
         return Rosenbrock(6, space=cut(6))
 
     def values(self, theta: np.ndarray) -> Mapping[str, np.ndarray]:
-        return {"loss": np.array([sum(100 * (b - a * a) ** 2 + (1 - a) ** 2 for a, b in zip(theta, theta[1:]))])}  # noqa: B905
+        return {"loss": np.array([sum(100 * (b - a * a) ** 2 + (1 - a) ** 2 for a, b in pairwise(theta))])}
 
     def gradient(self, theta: np.ndarray) -> np.ndarray:
         """By complex steps: exact to the last bits (Squire & Trapp 1998)."""
@@ -129,7 +135,7 @@ class RosenbrockCase(Case):
 
     def hessian(self, theta: np.ndarray) -> np.ndarray:
         dense = np.zeros((6, 6))
-        for i, (a, b) in enumerate(zip(theta, theta[1:])):  # noqa: B905
+        for i, (a, b) in enumerate(pairwise(theta)):
             dense[i : i + 2, i : i + 2] += [[1200 * a * a - 400 * b + 2, -400 * a], [-400 * a, 200]]
         return dense
 

@@ -103,6 +103,9 @@ class Dense(Network):
             "dtype": keras.config.floatx(),
         }
 
+    def borrow(self, other: Network) -> None:
+        self.model.set_weights(other.model.get_weights())
+
     def losing(self, fails: Callable[[int], bool]) -> Callable[[Any, Any], Any]:
         def loss(outputs: Any, targets: Any) -> Any:
             if fails(outputs.shape[0]):

@@ -1,4 +1,4 @@
-"""Torch modules for the contract suite; the references use a deep copy of the module and `torch.func`."""
+"""Torch modules for the contract suite; the references use a deep copy of the module and plain autograd."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ class Dense(Network):
     def moved(self, module: nn.Module) -> dict[str, nn.Parameter]:
         return {name: value for name, value in module.named_parameters() if value.requires_grad}
 
-    def logits(self, theta: Tensor, state: Mapping[str, Tensor] | None = None) -> Tensor:
-        twin = self.twin(state)
+    def logits(self, twin: nn.Module, theta: Tensor) -> Tensor:
         moved = self.moved(twin)
         pieces = theta.split([value.numel() for value in moved.values()])
         values = {name: piece.view(value.shape) for (name, value), piece in zip(moved.items(), pieces, strict=True)}
@@ -64,18 +63,20 @@ class Dense(Network):
         return logits.logsumexp(1) - logits.gather(1, torch.tensor(self.targets)[:, None])[:, 0]
 
     def values(self, theta: np.ndarray, state: Mapping[str, Tensor] | None = None) -> Mapping[str, np.ndarray]:
-        logits = self.logits(torch.tensor(theta, dtype=torch.float64), state).detach()
+        logits = self.logits(self.twin(state), torch.tensor(theta, dtype=torch.float64)).detach()
         hits = logits.numpy().argmax(1) == self.targets
         return {"loss": self.per_sample(logits).numpy(), "accuracy": hits.astype(float)}
 
-    def mean(self, theta: Tensor) -> Tensor:
-        return self.per_sample(self.logits(theta)).mean()
+    def mean(self) -> Callable[[Tensor], Tensor]:
+        twin = self.twin()
+        return lambda theta: self.per_sample(self.logits(twin, theta)).mean()
 
     def gradient(self, theta: np.ndarray) -> np.ndarray:
-        return torch.func.grad(self.mean)(torch.tensor(theta)).numpy()
+        return torch.func.grad(self.mean())(torch.tensor(theta)).detach().numpy()
 
     def hessian(self, theta: np.ndarray) -> np.ndarray:
-        return torch.func.jacrev(torch.func.jacrev(self.mean))(torch.tensor(theta)).detach().numpy()
+        """Not by `torch.func.hessian`: for LayerNorm its result is not even symmetric (seen with torch 2.13)."""
+        return torch.autograd.functional.hessian(self.mean(), torch.tensor(theta)).numpy()
 
     def elsewhere(self) -> tuple[Any, np.ndarray, Mapping[str, np.ndarray]]:
         other = self.build(3)
@@ -100,6 +101,9 @@ class Dense(Network):
             "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
             "dtype": torch.get_default_dtype(),
         }
+
+    def borrow(self, other: Network) -> None:
+        self.model.double().load_state_dict(other.model.state_dict())
 
     def losing(self, fails: Callable[[int], bool]) -> Callable[[Any, Any], Any]:
         def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -156,7 +160,7 @@ class Conv(Dense):
         return logits.logsumexp(1) - (logits * torch.tensor(self.targets)).sum(1)
 
     def values(self, theta: np.ndarray, state: Mapping[str, Tensor] | None = None) -> Mapping[str, np.ndarray]:
-        logits = self.logits(torch.tensor(theta, dtype=torch.float64), state).detach()
+        logits = self.logits(self.twin(state), torch.tensor(theta, dtype=torch.float64)).detach()
         hits = logits.numpy().argmax(1) == self.classes
         return {"loss": self.per_sample(logits).numpy(), "accuracy": hits.astype(float)}
 
@@ -176,5 +180,5 @@ class Regression(Dense):
         return F.mse_loss(logits, torch.tensor(self.targets), reduction="none").mean(1)
 
     def values(self, theta: np.ndarray, state: Mapping[str, Tensor] | None = None) -> Mapping[str, np.ndarray]:
-        logits = self.logits(torch.tensor(theta, dtype=torch.float64), state).detach()
+        logits = self.logits(self.twin(state), torch.tensor(theta, dtype=torch.float64)).detach()
         return {"loss": self.per_sample(logits).numpy(), "mae": np.abs(logits.numpy() - self.targets).mean(1)}

@@ -11,12 +11,17 @@ from typing import NoReturn
 
 import pytest
 
-from gradvis.schedule import Scheduler, TaskError, default_scheduler
+from gradvis.schedule import LaunchError, Scheduler, TaskError, default_scheduler, launcher_rank
 
 
 class Stubborn(Exception):  # noqa: N818
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
+
+
+class Chatty(Exception):  # noqa: N818
+    def __init__(self, text):
+        super().__init__(f"chat: {text}")
 
 
 def say(text: object) -> None:
@@ -37,9 +42,11 @@ def complete(s: Scheduler) -> None:
 
 
 def everybody(s: Scheduler) -> None:
-    who = s.map(lambda i: (time.sleep(0.1), s.rank)[1], 5 * s.size)
-    assert set(who) == set(range(s.size))
-    assert s.map(lambda i: (time.sleep(0.01), s.rank)[1], 20) != [], "and again"
+    seen: list[int] = []
+    done = s.map(lambda i: (time.sleep(0.1), i, s.rank)[1:], 5 * s.size, seen.append)
+    assert [index for index, _ in done] == list(range(5 * s.size))
+    assert {rank for _, rank in done} == set(range(s.size))
+    assert seen == (list(range(1, 5 * s.size + 1)) if s.is_root else [])
 
 
 def dynamic(s: Scheduler) -> None:
@@ -67,10 +74,11 @@ def share_raises(s: Scheduler) -> None:
         (FileNotFoundError, FileNotFoundError(2, "no such file", "model.pt"), "[Errno 2] no such file: 'model.pt'"),
         (TaskError, TaskError("task 5"), "task 5"),
         (None, Stubborn("one", "two"), "one and two"),
+        (None, Chatty("hello"), "chat: hello"),
     ):
         caught = shared_error(s, error)
-        assert text in str(caught)
-        assert type(caught) is (kind or (Stubborn if s.is_root else RuntimeError))
+        assert str(caught) in (text, f"{type(error).__name__}: {text}")
+        assert type(caught) is (kind or (type(error) if s.is_root else RuntimeError))
     with pytest.raises(TypeError, match="cannot pickle"):
         s.share(threading.Lock)
     assert s.share(lambda: "and on") == "and on"
@@ -95,7 +103,8 @@ def agree(s: Scheduler) -> None:
         ValueError, match=rf"^all ranks .* same parameters, but rank {last} has others than rank 0: seed"
     ):
         s.agree({"data": "abc", "parameters": str(s.rank == last)})
-    with pytest.raises(ValueError, match=r"^all ranks must work on the same data, but ranks? 1.* than rank 0: seed"):
+    others = {2: "rank 1 has", 3: "ranks 1, 2 have", 8: "ranks 1, 2, 3, 4, 5, ... have"}[s.size]
+    with pytest.raises(ValueError, match=rf"^all ranks must work on the same data, but {others} others .*: seed what"):
         s.agree({"data": "abc"} if s.rank else {})
 
 
@@ -139,14 +148,14 @@ def raising_all(s: Scheduler) -> None:
     try:
         s.map(lambda i: 1 // 0, 100)
     except TaskError as error:
-        say(f"any got: {error}")
+        say(f"raising_all got: {error}")
 
 
 def unpicklable(s: Scheduler) -> None:
     try:
         s.map(lambda i: threading.Lock(), 3)
     except TaskError as error:
-        say(f"any got: {error}")
+        say(f"unpicklable got: {error}")
 
 
 def progress(s: Scheduler) -> None:
@@ -157,7 +166,7 @@ def progress(s: Scheduler) -> None:
     try:
         s.map(lambda i: time.sleep(0.02), 1000, broken)
     except TaskError as error:
-        say(f"any got: {error}")
+        say(f"progress got: {error}")
 
 
 def long(s: Scheduler, who: str) -> None:
@@ -181,7 +190,7 @@ def killed(s: Scheduler, who: str) -> None:
         if s.rank == int(who):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    s.map(task, 2000)
+    s.map(task, 20_000)
 
 
 def stopped(s: Scheduler, how: str) -> None:
@@ -194,7 +203,7 @@ def stopped(s: Scheduler, how: str) -> None:
                 signal.raise_signal(signal.SIGINT)
             sys.exit(int(how))
 
-    s.map(task, 2000)
+    s.map(task, 20_000)
 
 
 def interrupted(s: Scheduler) -> None:
@@ -218,13 +227,23 @@ def failing(s: Scheduler, who: str) -> None:
     s.share(lambda: None)
 
 
+def launched() -> Scheduler:
+    """As a command does it: one line from the launcher's first rank."""
+    try:
+        return default_scheduler()
+    except LaunchError as error:
+        if launcher_rank() == 0:
+            sys.stderr.write(f"scenarios: error: {error}\n")
+        sys.exit(2)
+
+
 def main() -> None:
-    if sys.argv[1] == "sharers":
+    names = sys.argv[1].split(",")
+    if names == ["sharers"]:
         os.sched_setaffinity(0, {int(os.environ["PMI_RANK"]) % 2})
-    s = ranks() if sys.argv[1] != "default" else default_scheduler()
-    for name in sys.argv[1].split(","):
-        if name != "default":
-            globals()[name](s, *sys.argv[2:])
+    s = launched() if names == ["launched"] else ranks()
+    for name in names if names != ["launched"] else []:
+        globals()[name](s, *sys.argv[2:])
     say(f"rank {s.rank} of {s.size} is through")
 
 

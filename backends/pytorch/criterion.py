@@ -1,0 +1,102 @@
+"""What is measured on a batch: the loss and the metrics, from one forward pass, as sums over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from gradvis.backends.pytorch.compute import call
+from gradvis.backends.pytorch.data import sample_count
+from gradvis.backends.pytorch.guard import seed_forward
+from gradvis.backends.pytorch.losses import LOSSES, Term, batch_sum, moments, term
+from torch import Tensor, nn
+
+
+class Criterion:
+    """Loss and metrics of a batch.
+
+    Args:
+        loss: See `TorchObjective`; so are `batch_loss`, `weight` and `metrics`.
+        batch_loss: Instead of it.
+        weight: With it.
+        metrics: More.
+        dtype: Of the forward pass, and of the outputs that losses see.
+        amp: Whether the forward pass runs in bfloat16 where autocast says so.
+        device: Where.
+
+    Raises:
+        ValueError: If there is not exactly one loss, or a name is unknown.
+
+    Attributes:
+        name: Of the loss.
+        names: Of the loss, as `loss`, and of the metrics.
+    """
+
+    def __init__(
+        self,
+        loss: Any,
+        batch_loss: Callable[[nn.Module, Any], Any] | None,
+        weight: Callable[[Any], float] | None,
+        metrics: Any,
+        *,
+        dtype: torch.dtype,
+        amp: bool,
+        device: torch.device,
+    ) -> None:
+        if (loss is None) == (batch_loss is None):
+            raise ValueError("either loss or batch_loss was wanted, and not both; loss='cross_entropy', say")
+        metrics = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
+        if batch_loss is not None and metrics:
+            raise ValueError("metrics are computed from the outputs, which batch_loss hides; leave one of them out")
+        self._batch_loss, self._weight = batch_loss, weight
+        self._dtype, self._amp, self._device = dtype, amp, device
+        self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._terms: dict[str, Term] = {}
+        if batch_loss is None:
+            self.name, self._terms["loss"] = term(loss, LOSSES)
+            self._terms |= dict(term(metric) for metric in metrics)
+        else:
+            self.name = getattr(batch_loss, "__name__", "batch_loss")
+        self.names = tuple(self._terms) or ("loss",)
+
+    @property
+    def sees_outputs(self) -> bool:
+        """Whether batches are (inputs, targets), so that they can be cut and put together."""
+        return self._batch_loss is None
+
+    def sums(self, model: nn.Module, index: int, batch: Any, forward: Callable[..., Any] | None = None) -> Tensor:
+        """Moments of every term over one micro-batch, (q, 3, 3); see `losses.moments`.
+
+        Args:
+            model: With the parameters to measure at.
+            index: The number of the micro-batch: random forwards are seeded with it.
+            batch: On the device.
+            forward: Runs in place of the model.
+        """
+        seed_forward(index, self._device)
+        with torch.autocast(self._device.type, torch.bfloat16) if self._amp else nullcontext():
+            if self._batch_loss is not None:
+                return self._hidden(self._batch_loss(model, batch), batch)[None]
+            inputs, targets = batch
+            outputs = call(forward or model, inputs)
+        if self._amp:
+            outputs = outputs.to(self._dtype)
+        size = sample_count(batch)
+        return torch.stack([moments(*each(outputs, targets), size, self.sum_dtype) for each in self._terms.values()])
+
+    def _hidden(self, result: Any, batch: Any) -> Tensor:
+        """The moments of what a batch_loss returned, (3, 3).
+
+        Raises:
+            ValueError: If it is a mean and nothing says over how many items.
+        """
+        if isinstance(result, tuple):
+            total, units = result
+            return batch_sum(total, units, self.sum_dtype)
+        if result.ndim:
+            return moments(result, None, len(result), self.sum_dtype)
+        if self._weight is None:
+            raise ValueError("batch_loss returned a mean; say over how many items with weight=f(batch)")
+        return batch_sum(result * self._weight(batch), self._weight(batch), self.sum_dtype)

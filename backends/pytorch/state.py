@@ -1,0 +1,113 @@
+"""Where a module stands: its own tensors, or a checkpoint's, put in for the length of a call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from gradvis.backends.pytorch.checkpoints import matched, read_tensors
+from gradvis.backends.pytorch.guard import untouched
+from torch import Tensor, nn
+
+from gradvis.arrays import Vector
+from gradvis.space import ParameterSpace
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class State:
+    """A module and the tensors it is to have.
+
+    Attributes:
+        model: Never changed.
+        space: The parameters that make up the vector.
+        device: Where it is computed.
+        dtype: In which floating type.
+        checkpoint: The tensors of another state; None for those that the model has at the moment.
+    """
+
+    model: nn.Module
+    space: ParameterSpace
+    device: torch.device
+    dtype: torch.dtype
+    checkpoint: Mapping[str, Tensor] | None = None
+
+    def own(self) -> dict[str, Tensor]:
+        """The model's parameters and buffers, each by its first name."""
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Those of this state."""
+        return self.own() if self.checkpoint is None else self.checkpoint
+
+    def of(self, checkpoint: Any) -> dict[str, Tensor]:
+        """A checkpoint's tensors by the model's names; what no state_dict has stays as the model has it.
+
+        Raises:
+            ValueError: If it is of another architecture.
+        """
+        own = self.own()
+        stored = self.model.state_dict()
+        unstored = {name: value for name, value in own.items() if name not in stored}
+        return {
+            name: value.detach().clone()
+            for name, value in matched({**unstored, **read_tensors(checkpoint)}, own).items()
+        }
+
+    def vector(self, tensors: Mapping[str, Tensor]) -> Vector:
+        """The parameters among them, (d,)."""
+        parts = [tensors[block.name].detach().to("cpu", self.dtype).reshape(-1) for block in self.space]
+        flat: Vector = torch.cat(parts).numpy()
+        return flat
+
+    def flat(self, theta: Vector | None = None) -> Tensor:
+        """A vector on the device, (d,), a copy; this state's parameters if not given."""
+        values = self.vector(self.tensors()) if theta is None else theta
+        return torch.tensor(values, dtype=self.dtype, device=self.device)
+
+    def inside(self, flat: Tensor, run: Callable[[nn.Module], T], threads: int | None) -> T:
+        """Call `run` with the model while its parameters are views of `flat`, and its buffers copies to write to."""
+        views = {block.name: flat[block.slice].view(block.shape) for block in self.space}
+        rest = {
+            name: value.detach().to(self.device, self.dtype if value.is_floating_point() else None, copy=True)
+            for name, value in self.tensors().items()
+            if name not in views
+        }
+        with untouched(self.model, threads):
+            host = _Host(self.model)
+            state = {f"model.{name}": value for name, value in {**rest, **views}.items()}
+            result: T = torch.func.functional_call(host, state, (run,))
+        return result
+
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of the vector's parameters, and of all else: buffers and frozen parameters."""
+        names = [block.name for block in self.space]
+        tensors = self.tensors()
+        return {
+            "parameters": _digest(names, tensors),
+            "buffers": _digest((name for name in tensors if name not in set(names)), tensors),
+        }
+
+
+class _Host(nn.Module):
+    """Lets a whole loop run inside one `functional_call`, which swaps parameters once instead of once a batch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, run: Callable[[nn.Module], T]) -> T:
+        return run(self.model)
+
+
+def _digest(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for name in names:
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,141 @@
+"""Against Li et al. 2018, whose `normalize_direction` is written out below as a loop over filters."""
+
+import numpy as np
+import pytest
+
+from gradvis import Block, ParameterSpace, random_plane
+from gradvis.backends.analytic import Quadratic
+from gradvis.directions import random_directions
+
+SPACE = ParameterSpace(
+    [
+        Block("conv.weight", (6, 3, 5, 5)),
+        Block("conv.bias", (6,), kind="bias"),
+        Block("norm.weight", (6,), kind="norm"),
+        Block("kernel", (7, 4), filter_axes=(1,)),
+        Block("transposed", (4, 3, 2), view=(2, 2, 3, 2), filter_axes=(0, 2)),
+        Block("tiny", (5, 1)),
+    ]
+)
+THETA = np.random.default_rng(1).normal(size=SPACE.d) * np.geomspace(0.01, 100, SPACE.d)
+
+
+def ratios(direction, block):
+    return np.linalg.norm(block.filters(direction), axis=1) / np.linalg.norm(block.filters(THETA), axis=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_every_filter_has_the_norm_of_its_weights(dtype, orthogonal):
+    made = random_directions(SPACE, THETA.astype(dtype), 2, "filter", seed=3, orthogonal=orthogonal)
+
+    assert made.dtype == dtype
+    for block in SPACE:
+        for number, direction in enumerate(made):
+            if block.kind != "weight":
+                assert not direction[block.slice].any()
+            elif orthogonal and block.name == "tiny" and number == 1:
+                assert not direction[block.slice].any()  # a filter of one number has no room for two directions
+            else:
+                np.testing.assert_allclose(ratios(direction, block), 1, rtol=1e-6)
+
+
+def test_filter_normalisation_is_the_loop_of_the_paper():
+    space = ParameterSpace([Block("w", (4, 3, 2))])
+    theta = np.random.default_rng(0).normal(size=24)
+    draw = random_directions(space, theta, 1, "none", seed=5)[0]
+
+    made = random_directions(space, theta, 1, "filter", seed=5)[0]
+
+    expected = draw.reshape(4, 3, 2).copy()
+    for d, w in zip(expected, theta.reshape(4, 3, 2), strict=True):
+        d *= np.linalg.norm(w) / np.linalg.norm(d)
+    np.testing.assert_allclose(made, expected.ravel(), rtol=1e-14)
+
+
+def test_layer_normalisation_gives_each_array_its_norm():
+    made = random_directions(SPACE, THETA, 1, "layer", include_bias=True)[0]
+    for block in SPACE:
+        np.testing.assert_allclose(np.linalg.norm(made[block.slice]), np.linalg.norm(THETA[block.slice]))
+    assert not np.allclose(ratios(made, SPACE["conv.weight"]), 1, rtol=1e-2)  # but not each filter
+
+
+def test_without_normalisation_the_draws_are_standard_normal():
+    space = ParameterSpace([Block("w", (100, 1000))])
+    made = random_directions(space, np.ones(space.d), 1, "none")[0]
+    assert abs(made.mean()) < 0.02
+    assert abs(made.std() - 1) < 0.01
+    assert 0.49 < (made > 0).mean() < 0.51  # the peers drew from [0, 1)
+
+
+def test_biases_move_when_asked_with_a_random_sign_each():
+    made = random_directions(SPACE, THETA, 2, include_bias=True)
+    where = SPACE["conv.bias"].slice
+    np.testing.assert_allclose(np.abs(made[:, where]), np.abs(np.stack([THETA[where]] * 2)), rtol=1e-14)
+
+
+def test_random_directions_are_nearly_orthogonal():
+    space = ParameterSpace([Block("w", (200, 500))])
+    one, two = random_directions(space, np.ones(space.d), 2)
+    assert abs(one @ two) / (np.linalg.norm(one) * np.linalg.norm(two)) < 0.02
+
+
+@pytest.mark.parametrize("normalize", ["filter", "layer", "none"])
+def test_orthogonal_means_orthogonal(normalize):
+    made = random_directions(SPACE, THETA, 3, normalize, include_bias=True, orthogonal=True)
+    lengths = np.linalg.norm(made, axis=1)
+    cosines = made @ made.T / np.outer(lengths, lengths)
+    np.testing.assert_allclose(cosines, np.eye(3), atol=1e-12)
+
+
+def test_directions_come_from_the_seed_alone():
+    np.random.seed(0)
+    first = random_directions(SPACE, THETA, 3, seed=7)
+    np.random.seed(1)
+    np.testing.assert_array_equal(random_directions(SPACE, THETA, 3, seed=7), first)
+    np.testing.assert_array_equal(random_directions(SPACE, THETA, 1, seed=7), first[:1])
+    assert not np.allclose(random_directions(SPACE, THETA, 1, seed=8), first[:1])
+
+
+def test_dead_filters_stay_dead():
+    theta = THETA.copy()
+    theta[: 3 * 5 * 5] = 0
+    made = random_directions(SPACE, theta, 1)[0]
+    assert not made[: 3 * 5 * 5].any()
+    assert np.isfinite(made).all()
+
+
+def test_rescaling_a_relu_net_leaves_its_picture_alone():
+    """W1 * 5, W2 / 5: the same function, so the same filter-normalised surface (Li et al. 2018, section 4)."""
+    space = ParameterSpace([Block("W1", (8, 5)), Block("W2", (3, 8))])
+    rng = np.random.default_rng(0)
+    inputs, theta = rng.normal(size=(20, 5)), rng.normal(size=space.d)
+    rescaled = theta * np.repeat([5.0, 0.2], [40, 24])
+
+    def loss(point):
+        parts = space.split(point)
+        return ((np.maximum(inputs @ parts["W1"].T, 0) @ parts["W2"].T) ** 2).mean()
+
+    def line(origin, normalize):
+        direction = random_directions(space, origin, 1, normalize, seed=2)[0]
+        return [loss(origin + step * direction) for step in np.linspace(-1, 1, 9)]
+
+    np.testing.assert_allclose(line(rescaled, "filter"), line(theta, "filter"), rtol=1e-12)
+    assert not np.allclose(line(rescaled, "none"), line(theta, "none"), rtol=0.1)
+
+
+def test_a_random_plane_says_how_it_was_made():
+    objective = Quadratic(np.ones(5))
+    plane = random_plane(objective, k=3, normalize="layer", seed=4, origin=np.arange(5.0))
+    assert plane.k == 3
+    assert plane.origin.tolist() == [0, 1, 2, 3, 4]
+    assert plane.about["seed"] == 4
+    assert plane.about["normalize"] == "layer"
+
+
+@pytest.mark.parametrize(
+    ("options", "match"), [({"k": 4}, "1, 2 or 3"), ({"normalize": "weights"}, "one of filter, layer, none")]
+)
+def test_unknown_options_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        random_plane(Quadratic(np.ones(3)), **options)
