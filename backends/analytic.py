@@ -33,7 +33,7 @@ class Analytic(Objective):
     def __init__(self, minimum: Vector, space: ParameterSpace | None = None) -> None:
         self.minimum = np.array(minimum, np.float64)
         self.space = space or ParameterSpace([Block("theta", self.minimum.shape)])
-        self._stand: Values = self.space.check(self.minimum)
+        self._stand = self._wide(self.minimum)
         self._share = 1.0
 
     @abstractmethod
@@ -65,7 +65,7 @@ class Analytic(Objective):
 
     def read(self, checkpoint: Any) -> Values:
         """A checkpoint here is a plain vector, (d,)."""
-        return self.space.check(np.array(checkpoint, np.float64))
+        return self._wide(np.array(checkpoint, np.float64))
 
     def at(self: Self, checkpoint: Any) -> Self:
         """The same loss, standing elsewhere, (d,)."""
@@ -78,8 +78,8 @@ class Analytic(Objective):
         where = np.asarray(coords, np.float64).reshape(len(coords), plane.k)
         wide = Plane(plane.origin.astype(np.float64), plane.directions.astype(np.float64))
         # one point after another: a product of matrices would give other last bits for another number of rows
-        points = [wide.point(at) for at in where]
-        return self._share * self._losses(np.array(points).reshape(-1, self.space.d))[:, None]
+        points = np.array([wide.point(at) for at in where], np.float64)
+        return self._share * self._losses(points.reshape(-1, self.space.d))[:, None]
 
     def gradient(self, theta: Vector) -> Values:
         return self._share * self._slope(self._wide(theta))
@@ -110,7 +110,9 @@ class Analytic(Objective):
         return [self.minimum]
 
     def _wide(self, theta: Vector) -> Values:
-        return self.space.check(np.asarray(theta, np.float64))
+        wide: Values = np.asarray(theta, np.float64)
+        self.space.check(wide)
+        return wide
 
 
 class Quadratic(Analytic):
@@ -199,7 +201,7 @@ class Rosenbrock(Analytic):
 
     def _losses(self, thetas: Values) -> Values:
         x, after = thetas[:, :-1], thetas[:, 1:]
-        return (100 * (after - x**2) ** 2 + (1 - x) ** 2).sum(axis=1)  # type: ignore[no-any-return]
+        return (100 * (after - x**2) ** 2 + (1 - x) ** 2).sum(axis=1)
 
     def _slope(self, theta: Values) -> Values:
         x, rise = theta[:-1], theta[1:] - theta[:-1] ** 2
@@ -219,7 +221,7 @@ class Rosenbrock(Analytic):
 def _rotation(d: int, seed: int) -> Values:
     """A random orthogonal matrix, (d, d), uniform (Stewart 1980: QR of a Gaussian with the signs of R undone)."""
     basis, triangle = np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))
-    return basis * np.sign(np.diag(triangle))  # type: ignore[no-any-return]
+    return basis * np.sign(np.diag(triangle))
 
 
 def _digest(*arrays: Values) -> str:

@@ -366,6 +366,68 @@ def test_another_architecture_is_refused(trained, tmp_path):
             objective.read(checkpoint)
 
 
+# ---------------------------------------------------------------------- second derivatives
+
+
+@pytest.mark.parametrize("norm", [layers.LayerNormalization, lambda **kind: layers.GroupNormalization(2, **kind)])
+def test_products_are_right_where_tensorflow_stops_the_gradient(norm):
+    """`tf.nn.moments` holds the mean still in the variance: right once, wrong twice."""
+    wide = {"dtype": "float64"}
+    model = keras.Sequential([
+        keras.Input((4,)),
+        layers.Dense(6, "tanh", **wide),
+        norm(**wide),
+        layers.Dense(3, **wide),
+    ])
+    objective = gradvis.objective(model, (X, Y), "cross_entropy")
+    theta = objective.parameters() + 0.1 * RNG.normal(size=objective.space.d)
+    step = 1e-5 * RNG.normal(size=objective.space.d)
+
+    found = objective.hvp(theta, step[None])[0]
+
+    wanted = (objective.gradient(theta + step) - objective.gradient(theta - step)) / 2
+    assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(wanted)
+
+
+class Cell(layers.Layer):
+    state_size = 3
+
+    def build(self, shape):
+        self.kernel, self.norm = self.add_weight(shape=(1, 3)), layers.LayerNormalization()
+        self.norm.build((None, 3))
+
+    def call(self, x, states):
+        state = keras.ops.tanh(self.norm(x @ self.kernel + states[0]))
+        return state, [state]
+
+
+def test_products_that_would_be_wrong_are_refused():
+    looped, unrolled = (
+        keras.Sequential([keras.Input((4, 1)), layers.RNN(Cell(), unroll=unroll), layers.Dense(3)])
+        for unroll in (False, True)
+    )
+
+    for model in (looped, unrolled):
+        objective = gradvis.objective(model, (X[..., None], Y), "cross_entropy")
+        theta = objective.parameters()
+        if model is looped:
+            with pytest.raises(ValueError, match="unroll=True"):
+                objective.hvp(theta, theta[None])
+    assert objective.hvp(theta, theta[None]).shape == (1, objective.space.d)
+
+
+def test_a_gradient_that_the_user_stops_stays_stopped():
+    class Held(layers.Layer):
+        def call(self, x):
+            return x * tf.stop_gradient(x)
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, use_bias=False), Held()])
+    objective = gradvis.objective(model, (X, Y), lambda outputs, targets: tf.reduce_sum(outputs, 1))
+    theta = objective.parameters()
+
+    np.testing.assert_array_equal(objective.hvp(theta, theta[None]), np.zeros((1, objective.space.d)))
+
+
 # ---------------------------------------------------------------------- randomness
 
 

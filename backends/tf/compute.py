@@ -6,7 +6,7 @@ The model is called in a `keras.StatelessScope` with every one of its variables 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +15,27 @@ from gradvis.backends.tf.data import size
 from gradvis.backends.tf.losses import Tensor, Term, moments
 
 _ZERO = tf.UnconnectedGradients.ZERO
+_MEAN = "GradvisThroughMean"
+
+
+@tf.RegisterGradient(_MEAN)  # type: ignore[untyped-decorator]
+def _through_mean(op: Any, slope: Tensor) -> Tensor | None:
+    """Of a variance with respect to its own mean.
+
+    `tf.nn.moments` stops the gradient there. It is zero, so first derivatives are right, but its own derivative
+    is not: second derivatives of LayerNormalization and GroupNormalization were off by some percent.
+    """
+    return slope if _is_mean(op) else None
+
+
+def _is_mean(op: Any) -> bool:
+    return bool(op.name.endswith("moments/StopGradient"))
+
+
+def _traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Traced once for each kind of arguments; the user's own errors come out of it unchanged."""
+    graph = tf.function(function, autograph=False)  # as Keras 3 does it: Python that branches on tensors is not for it
+    return lambda *arguments: graph.get_concrete_function(*arguments)(*arguments)
 
 
 class Graphs:
@@ -31,11 +52,8 @@ class Graphs:
     def __init__(self, model: Any, moved: list[Any], rest: list[Any], terms: Mapping[str, Term], dtype: str) -> None:
         self._model, self._moved, self._rest, self._terms, self._dtype = model, moved, rest, terms, dtype
         self._training = {"training": False} if "training" in inspect.signature(model.call).parameters else {}
-        # autograph would only wrap the user's error messages: Keras 3 itself does not convert either
-        self.look = tf.function(self._look, autograph=False)
-        self.point = tf.function(self._point, autograph=False)
-        self.gradient = tf.function(self._gradient, autograph=False)
-        self.hvp = tf.function(self._hvp, autograph=False)
+        self.look, self.point = _traced(self._look), _traced(self._point)
+        self.gradient, self.hvp = _traced(self._gradient), _traced(self._hvp)
 
     def _outputs(self, theta: Tensor, rest: list[Tensor], number: Tensor, inputs: Any) -> Any:
         pieces = tf.split(tf.cast(theta, self._dtype), [int(v.shape.num_elements()) for v in self._moved])
@@ -79,12 +97,24 @@ class Graphs:
         return tape.gradient(loss, theta, unconnected_gradients=_ZERO)
 
     def _hvp(self, theta: Tensor, vectors: Tensor, *batch: Any) -> Tensor:
-        """Back over back (Pearlmutter 1994): the first gradient is computed once for all vectors."""
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(theta)
-            first = self._gradient(theta, *batch)
+        """Back over back (Pearlmutter 1994): the first gradient is computed once for all vectors.
+
+        Not by tapes: they would not heed the gradient that `_through_mean` puts right.
+
+        Raises:
+            ValueError: If that cannot be put right, because it happens inside a loop.
+        """
+        graph = tf.compat.v1.get_default_graph()
+        with graph.gradient_override_map({"StopGradient": _MEAN}):
+            loss = self._loss(theta, *batch)
+        if any(_is_mean(node) for inner in graph.as_graph_def().library.function for node in inner.node_def):
+            raise ValueError(
+                "hvp is not right for a model that normalises (tf.nn.moments) inside a loop; "
+                "where it is a recurrent layer, build it with unroll=True"
+            )
+        first = tf.gradients(loss, theta, unconnected_gradients=_ZERO)[0]
 
         def product(vector: Tensor) -> Tensor:
-            return tape.gradient(first, theta, output_gradients=vector, unconnected_gradients=_ZERO)
+            return tf.gradients(first, theta, grad_ys=vector, unconnected_gradients=_ZERO)[0]
 
         return tf.map_fn(product, vectors, parallel_iterations=1)

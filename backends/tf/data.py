@@ -87,7 +87,7 @@ def load(data: Any, dtype: str, batch_size: int | None, budget: int) -> Batches:
         leaves = tf.nest.flatten(batch[1:])
         for place, leaf in enumerate(leaves):
             found = hashes.setdefault(place, hashlib.blake2b(f"{leaf.dtype} {leaf.shape[1:]}".encode(), digest_size=16))
-            found.update(np.ascontiguousarray(leaf.numpy()))
+            found.update(leaf.numpy().tobytes())
         held += sum(leaf.dtype.size * int(np.prod(leaf.shape)) for leaf in leaves)
         if held <= budget:
             kept.append(batch)
@@ -135,7 +135,7 @@ def _source(data: Any, batch_size: int | None) -> Iterable[Any]:
         TypeError: If it is no data.
     """
     if isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_arrays(part) for part in data):
-        return _Slices(*data, size=batch_size or DEFAULT_BATCH)
+        return _Slices(data[0], data[1], batch_size or DEFAULT_BATCH)
     if batch_size is not None:
         raise ValueError("batch_size is for a pair of arrays; a Dataset or iterable brings its own batches")
     if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:

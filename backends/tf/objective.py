@@ -252,5 +252,5 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for value in arrays:
         found.update(f"{value.dtype} {value.shape}".encode())
-        found.update(np.ascontiguousarray(value))
+        found.update(value.tobytes())
     return found.hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from gradvis.plots.caption import caption
-from gradvis.plots.view import SurfaceLike, unknown
+from gradvis.plots.view import SurfaceLike, check_name
 
 __all__ = ["caption", "plot"]
 
@@ -53,13 +53,11 @@ def plot(
         ImportError: If the plotting library is not installed.
     """
     target = None if path is None else Path(path)
-    if target is not None and target.suffix.lower() not in SUFFIXES:
-        raise unknown("the suffix of a picture", target.suffix, SUFFIXES)
-    if kind is not None and kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
-    if size not in SIZES:
-        raise unknown("size", size, SIZES)
-    if target is not None and target.suffix.lower() == ".html":
+    suffix = ".png" if target is None else target.suffix.lower()
+    check_name("the suffix of a picture", suffix, SUFFIXES)
+    check_name("kind", kind or "both", KINDS)
+    check_name("size", size, SIZES)
+    if suffix == ".html" and target is not None:
         if ax is not None:
             raise ValueError("an html page takes no ax; leave it out, or save as .png, .svg or .pdf")
         page = _library("interactive")
@@ -67,10 +65,9 @@ def plot(
         _write(target, lambda file: page.save(figure, surface, file))
         return figure
     static = _library("static")
-    suffix = target.suffix.lower()[1:] if target is not None else "png"
-    figure = static.draw(surface, kind, metric, ax, log, size, with_caption=suffix == "png")
+    figure = static.draw(surface, kind, metric, ax, log, size, with_caption=suffix == ".png")
     if target is not None:
-        _write(target, lambda file: static.save(figure, file, suffix))
+        _write(target, lambda file: static.save(figure, file, suffix[1:]))
     return figure
 
 
@@ -83,8 +80,6 @@ def _library(module: str) -> ModuleType:
     try:
         return import_module(f"gradvis.plots.{module}")
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("gradvis"):
-            raise
         raise ImportError(f'this picture needs {error.name}, which is not here; pip install "gradvis[plot]"') from error
 
 

@@ -12,6 +12,7 @@ _DIRECTIONS = {  # what an axis is called, and what all of them are
     "pca": ("principal direction", "principal directions"),
     "hessian": ("Hessian direction", "Hessian directions"),
     "between": ("direction", "directions between checkpoints"),
+    "custom": ("direction", "given directions"),
 }
 _NORMALIZED = {"filter": "filter-normalised", "layer": "layer-normalised"}
 _BATCH_NORM = {
@@ -23,7 +24,7 @@ _BATCH_NORM = {
 
 def _directions(plane: Mapping[str, Any]) -> tuple[str, str, str]:
     """What an axis is called, what all of them are, and how they were normalised or nothing."""
-    one, all_ = _DIRECTIONS.get(str(plane.get("kind")), ("direction", "directions"))
+    one, all_ = _DIRECTIONS.get(str(plane.get("kind")), ("direction", ""))
     return one, all_, _NORMALIZED.get(str(plane.get("normalize")), "")
 
 
@@ -62,7 +63,7 @@ def caption(about: Mapping[str, Any], computed: float = 1.0) -> str:
     """
     plane, objective = about.get("plane") or {}, about.get("objective") or {}
     _, nouns, normalized = _directions(plane)
-    where = [f"along {nouns}", normalized]
+    where = [f"along {nouns}" if nouns else "", normalized]
     if plane.get("seed") is not None:
         where.append(f"seed {plane['seed']}")
     if plane.get("include_bias") is False:

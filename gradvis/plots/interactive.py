@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from plotly import graph_objects as go
 
 from gradvis.plots.caption import axis_label, caption, metric_label
 from gradvis.plots.scale import Scale, scale
-from gradvis.plots.view import SurfaceLike, View, view
+from gradvis.plots.view import GREEK, SurfaceLike, View, view
 
 COLORS = "Viridis"
-_MARKS = {"centre": ("cross", "white"), "minimum": ("diamond", "#ff8c1a")}
+_MARKS = {"centre": ("cross", "black"), "minimum": ("diamond", "#ff8c1a")}
+_CAMERA = {"eye": {"x": 0.95, "y": -1.4, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.14}}
+_FROM_ABOVE: dict[str, Any] = {
+    "camera": {"eye": {"x": 0, "y": 0, "z": 2}, "up": {"x": 0, "y": 1, "z": 0}, "projection": {"type": "orthographic"}},
+    "aspectratio": {"x": 1.6, "y": 1.6, "z": 0.5},
+    "zaxis": {"visible": False},
+}
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title></head>
@@ -31,7 +38,8 @@ def draw(surface: SurfaceLike, kind: str | None, metric: str, log: bool | None) 
     k = len(first.dims)
     if k == 2:
         figure = _relief(surface, metric, colors.log)
-        figure.update_layout(scene_camera=_camera(kind))
+        if kind == "contour":
+            figure.update_layout(scene=_FROM_ABOVE)
     else:
         figure = go.Figure((_line if k == 1 else _shells)(surface, metric, first, colors))
         figure.update_layout(_axes(surface, metric, first, colors))
@@ -66,13 +74,6 @@ def _note(surface: SurfaceLike) -> dict[str, Any]:
     return {"text": text, "showarrow": False, "align": "left", "font": {"size": 12, "color": "#444"}, **place}
 
 
-def _camera(kind: str | None) -> dict[str, Any]:
-    if kind == "contour":
-        above = {"eye": {"x": 0, "y": 0, "z": 2}, "up": {"x": 0, "y": 1, "z": 0}}
-        return above | {"projection": {"type": "orthographic"}}
-    return {"eye": {"x": 0.95, "y": -1.4, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.14}}
-
-
 @dataclass(frozen=True, eq=False)
 class State:
     """What the page can show: one metric on one scale, whether that suits it best, and the traces that do it."""
@@ -91,9 +92,10 @@ class State:
 
     @property
     def heights(self) -> dict[str, Any]:
-        """The axis of heights."""
+        """The axis of heights, by the names that a button calls it."""
         low, high = self.scale.bands()[[0, -1]]
-        return {"title": {"text": self.label}, "range": [low - 0.04 * (high - low), high], **self.ticks}
+        axis = {"title.text": self.label, "range": [low - 0.04 * (high - low), high], **self.ticks}
+        return {f"scene.zaxis.{name}": value for name, value in axis.items()}
 
 
 def _states(surface: SurfaceLike) -> list[State]:
@@ -123,10 +125,12 @@ def _relief(surface: SurfaceLike, metric: str, log: bool) -> go.Figure:
         trace.visible = visible
     x, y = ({"title": {"text": escape(axis_label(surface.about, str(dim)))}} for dim in surface.dataset[metric].dims)
     figure.update_layout(
-        scene={"xaxis": x, "yaxis": y, "zaxis": states[at].heights, "aspectmode": "manual"},
+        scene={"xaxis": x, "yaxis": y, "aspectmode": "manual"},
         scene_aspectratio={"x": 1, "y": 1, "z": 0.7},
+        scene_camera=_CAMERA,
         updatemenus=[_scale_menu(states, at), *([_metric_menu(states, at)] if len(surface.metrics) > 1 else [])],
     )
+    figure.update_layout({name.replace(".", "_"): value for name, value in states[at].heights.items()})
     return figure
 
 
@@ -141,7 +145,7 @@ def _scale_menu(states: list[State], at: int) -> dict[str, Any]:
         {
             "label": "log" if states[i].scale.log else "linear",
             "method": "update",
-            "args": [{"visible": _visible(states, i)}, {"scene.zaxis": states[i].heights}],
+            "args": [{"visible": _visible(states, i)}, states[i].heights],
         }
         for i in same
     ]
@@ -151,13 +155,10 @@ def _scale_menu(states: list[State], at: int) -> dict[str, Any]:
 
 def _metric_menu(states: list[State], at: int) -> dict[str, Any]:
     """Which metric; each comes on the scale that suits it, and brings its own scale menu."""
-    firsts = {
-        state.metric: i for i, state in enumerate(states) if state.preferred or state.scale.low == state.scale.high
-    }
+    firsts = {state.metric: i for i, state in enumerate(states) if state.preferred}
     buttons = []
     for metric, i in firsts.items():
-        layout = {"scene.zaxis": states[i].heights}
-        layout |= {f"updatemenus[0].{name}": value for name, value in _scale_menu(states, i).items()}
+        layout = states[i].heights | {f"updatemenus[0].{name}": value for name, value in _scale_menu(states, i).items()}
         args = [{"visible": _visible(states, i)}, layout]
         buttons.append({"label": escape(metric.replace("_", " ")), "method": "update", "args": args})
     place = {"x": 0.2, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
@@ -173,16 +174,28 @@ def _sheet(surface: SurfaceLike, seen: View, state: State) -> go.Surface:
         x=seen.axes[0],
         y=seen.axes[1],
         z=heights.T,
-        customdata=seen.values.T,
+        hovertext=_hover(seen, state.metric).T,
+        hoverinfo="text",
         cmin=low,
         cmax=high,
         colorscale=COLORS,
         colorbar={"title": {"text": state.label, "side": "right"}, "len": 0.75, "thickness": 16, **state.ticks},
         contours={"z": lines},
         lighting={"ambient": 0.8, "diffuse": 0.5, "specular": 0.05, "roughness": 0.9},
-        hovertemplate=f"α %{{x:.4g}}<br>β %{{y:.4g}}<br>{escape(state.metric)} %{{customdata:.6g}}<extra></extra>",
         name=state.metric,
     )
+
+
+def _hover(seen: View, metric: str) -> NDArray[np.object_]:
+    """What is said of every point: its true value, also where the height is a logarithm or cut.
+
+    Not `customdata`: for a surface plotly.js looks that up with rows and columns swapped.
+    """
+    names, lines = [GREEK[dim] for dim in seen.dims], np.empty(seen.values.shape, object)
+    for index, value in np.ndenumerate(seen.values):
+        place = (f"{name} {axis[i]:.4g}" for name, axis, i in zip(names, seen.axes, index, strict=True))
+        lines[index] = "<br>".join([*place, f"{escape(metric)} {value:.6g}"])
+    return lines
 
 
 def _points(seen: View, colors: Scale) -> list[go.Scatter3d]:
@@ -192,7 +205,12 @@ def _points(seen: View, colors: Scale) -> list[go.Scatter3d]:
     for mark in seen.marks:
         shape, color = _MARKS[mark.kind]
         (x, y), z = mark.coords, float(colors.draw(mark.value))
-        style = {"symbol": shape, "color": color, "size": [5, 6], "line": {"color": "black", "width": 1}}
+        style: dict[str, Any] = {
+            "symbol": shape,
+            "color": color,
+            "size": [5, 6],
+            "line": {"color": "black", "width": 1},
+        }
         hover = f"{mark.text}<br>α {x:.4g}<br>β {y:.4g}<extra></extra>"
         points.append(
             go.Scatter3d(
@@ -201,12 +219,12 @@ def _points(seen: View, colors: Scale) -> list[go.Scatter3d]:
             )
         )  # fmt: skip
     if seen.diverged.any():
-        x, y = (axis[index] for axis, index in zip(seen.axes, np.nonzero(seen.diverged), strict=True))
-        floor = np.full(len(x), colors.bands()[0])
+        at = [axis[index] for axis, index in zip(seen.axes, np.nonzero(seen.diverged), strict=True)]
+        at.append(np.full(len(at[0]), colors.bands()[0]))
         style = {"symbol": "x", "color": "gray", "size": 3}
         hover = "diverged<br>α %{x:.4g}<br>β %{y:.4g}<extra></extra>"
         points.append(
-            go.Scatter3d(x=x, y=y, z=floor, mode="markers", marker=style, name="diverged", hovertemplate=hover)
+            go.Scatter3d(x=at[0], y=at[1], z=at[2], mode="markers", marker=style, name="diverged", hovertemplate=hover)
         )
     return points
 
@@ -249,7 +267,9 @@ def _shells(surface: SurfaceLike, metric: str, seen: View, colors: Scale) -> lis
 
 def _axes(surface: SurfaceLike, metric: str, seen: View, colors: Scale) -> dict[str, Any]:
     """The layout of a line or a volume."""
-    titles = [{"title": {"text": escape(axis_label(surface.about, dim))}} for dim in seen.dims]
+    titles = [
+        {"title": {"text": escape(axis_label(surface.about, dim, short=len(seen.dims) == 3))}} for dim in seen.dims
+    ]
     if len(seen.dims) == 1:
         height = {"title": {"text": escape(metric_label(surface.about, metric))}}
         return {"xaxis": titles[0], "yaxis": height | {"type": "log" if colors.log else "linear"}}

@@ -11,8 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.contour import ContourSet
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-
-from mpl_toolkits.axes_grid1 import make_axes_locatable
+from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from gradvis.arrays import Values
@@ -52,11 +51,10 @@ class Panel:
             scale: Heights and colours.
             own: Whether the axes are ours, and a colour bar may stand beside them.
         """
-        if self.kind == "line":
-            return _line(ax, self, scale)
-        if self.kind == "surface":
-            return _relief(ax, self, scale)
-        return _contour(ax, self, scale, own)
+        if self.kind == "contour":
+            return _contour(ax, self, scale, own)
+        (_line if self.kind == "line" else _relief)(ax, self, scale)
+        return None
 
 
 def _line(ax: Any, panel: Panel, scale: Scale) -> None:

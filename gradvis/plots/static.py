@@ -20,7 +20,7 @@ from gradvis.plots.scale import Scale, scale
 from gradvis.plots.view import GREEK, SurfaceLike, central, number, view
 
 Room = tuple[float, float, float, float]
-_SAVING = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "gradvis", "text.usetex": False}
+_SAVING: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "gradvis", "text.usetex": False}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Size:
     stacked: bool = False
 
     @property
-    def style(self) -> dict[str, Any]:
+    def style(self) -> dict[Any, Any]:
         """The settings it is drawn with."""
         scale = self.font / 8
         return _SAVING | {

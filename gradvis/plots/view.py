@@ -89,11 +89,16 @@ class View:
     marks: tuple[Mark, ...]
 
 
-def unknown(kind: str, asked: str, known: Sequence[str]) -> ValueError:
-    """The error for a name that is not known: the list, and the name that may have been meant."""
-    close = get_close_matches(asked, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return ValueError(f"{kind} must be one of {', '.join(known)}, but {asked!r} came{hint}")
+def check_name(kind: str, asked: str, known: Sequence[str]) -> None:
+    """See that a name is known.
+
+    Raises:
+        ValueError: If it is not; with the list, and the name that may have been meant.
+    """
+    if asked not in known:
+        close = get_close_matches(asked, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{kind} must be one of {', '.join(known)}, but {asked!r} came{hint}")
 
 
 def view(surface: SurfaceLike, metric: str) -> View:
@@ -102,8 +107,7 @@ def view(surface: SurfaceLike, metric: str) -> View:
     Raises:
         ValueError: If the surface has no such metric, or no point is computed yet.
     """
-    if metric not in surface.metrics:
-        raise unknown("metric", metric, list(surface.metrics))
+    check_name("metric", metric, list(surface.metrics))
     done = np.asarray(surface.done, bool)
     if not done.any():
         raise ValueError("a picture needs at least one computed point, but this surface has none yet")

@@ -57,14 +57,22 @@ class Dense(Network):
         assert start == len(theta)
         return [variable.value for variable in self.twin.trainable_variables]
 
+    def logits(self) -> Any:
+        """By hand: TensorFlow 2.21 has second derivatives of LayerNormalization wrong (`tf.nn.moments`)."""
+        kernel, bias, gamma, beta, last, shift = (variable.value for variable in self.twin.trainable_variables)
+        x = tf.tanh(self.inputs.astype(self.dtype) @ kernel + bias)
+        x -= tf.reduce_mean(x, 1, keepdims=True)
+        x /= tf.sqrt(tf.reduce_mean(x**2, 1, keepdims=True) + self.twin.get_layer("norm").epsilon)
+        return (gamma * x + beta) @ last + shift
+
     def per_sample(self) -> Any:
-        logits = self.twin(self.inputs.astype(self.dtype), training=False)
+        logits = self.logits()
         chosen = tf.one_hot(self.targets, CLASSES, dtype=logits.dtype)
         return tf.reduce_logsumexp(logits, 1) - tf.reduce_sum(logits * chosen, 1)
 
     def values(self, theta: np.ndarray, rest: list[np.ndarray] | None = None) -> Mapping[str, np.ndarray]:
         self.stand(theta, rest)
-        hits = np.argmax(self.twin(self.inputs.astype(self.dtype), training=False).numpy(), 1) == self.targets
+        hits = np.argmax(self.logits().numpy(), 1) == self.targets
         return {"loss": self.per_sample().numpy(), "accuracy": hits.astype(float)}
 
     def gradient(self, theta: np.ndarray) -> np.ndarray:
@@ -151,13 +159,16 @@ class Conv(Dense):
         x = layers.Dense(CLASSES, kernel_initializer=kernel(4), name="last", dtype=self.dtype)(x)
         return keras.Model(inputs, layers.Dropout(0.5, seed=seed, name="off", dtype=self.dtype)(x))
 
+    def logits(self) -> Any:
+        return self.twin(self.inputs.astype(self.dtype), training=False)
+
     def per_sample(self) -> Any:
-        logits = self.twin(self.inputs.astype(self.dtype), training=False)
+        logits = self.logits()
         return tf.reduce_logsumexp(logits, 1) - tf.reduce_sum(logits * self.targets.astype(self.dtype), 1)
 
     def values(self, theta: np.ndarray, rest: list[np.ndarray] | None = None) -> Mapping[str, np.ndarray]:
         self.stand(theta, rest)
-        hits = np.argmax(self.twin(self.inputs.astype(self.dtype), training=False).numpy(), 1) == self.classes
+        hits = np.argmax(self.logits().numpy(), 1) == self.classes
         return {"loss": self.per_sample().numpy(), "accuracy": hits.astype(float)}
 
 
@@ -173,7 +184,7 @@ class Regression(Dense):
         self.targets = np.random.default_rng(6).normal(size=(SAMPLES, CLASSES))
 
     def errors(self) -> Any:
-        return self.twin(self.inputs.astype(self.dtype), training=False) - self.targets.astype(self.dtype)
+        return self.logits() - self.targets.astype(self.dtype)
 
     def per_sample(self) -> Any:
         return tf.reduce_mean(self.errors() ** 2, 1)
