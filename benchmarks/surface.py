@@ -111,7 +111,8 @@ def ranks() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
             found.append(float(done.stdout))
     one, two = (statistics.median(found) for found in times.values())
-    print(f"two ranks of one thread against one    {one / two:5.2f} times   ({one:.1f} s and {two:.1f} s, 21 x 21 points)")
+    print("two ranks of one thread against one, 21 x 21 points")
+    print(f"  {one:.1f} s and {two:.1f} s: {one / two:.2f} times as fast")
 
 
 def as_a_rank() -> None:

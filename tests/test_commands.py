@@ -58,7 +58,7 @@ def folder(tmp_path):
     (tmp_path / "net.py").write_text(NET)
     sys.path.insert(0, str(tmp_path))
     try:
-        import net  # noqa: PLC0415 - the file just written
+        import net
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("net", None)

@@ -448,10 +448,13 @@ def test_a_model_that_draws_is_seeded_per_batch_and_draws_nothing_of_the_users()
     first, second = Noisy(), Noisy()
     first(X), second(X)
     second.last.set_weights(first.last.get_weights())
+    drawn = random.getstate(), str(np.random.get_state())  # noqa: NPY002
     one, two = (gradvis.objective(model, (X, Y), "cross_entropy", batch_size=5) for model in (first, second))
     state = first.seeds.state.numpy()
     theta = one.parameters()
     before = one.measure(theta)
+    one.gradient(theta), two.measure(theta)
+    assert drawn == (random.getstate(), str(np.random.get_state()))  # noqa: NPY002
 
     first(X)  # the user's own draw moves the user's own generator, and nothing else
 

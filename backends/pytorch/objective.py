@@ -263,8 +263,8 @@ class TorchObjective(Objective):
         """From moments, (n, terms, 3, 3), to metrics and standard errors, (n, q)."""
         rows, columns = np.array([(0, 0), (0, 1), (0, 2), (2, 2), (1, 2), (1, 1)]).T
         means, spreads = summarise(sums[..., rows, columns])
-        both = np.stack([means, spreads], axis=-1).reshape(len(sums), -1)
         names = [name for term in self._criterion.names for name in (term, f"{term}_stderr")]
+        both = np.stack([means, spreads], axis=-1).reshape(len(sums), len(names))
         return both[:, [names.index(name) for name in self.metrics]]
 
     def _batches(self) -> Iterator[tuple[int, Any]]:

@@ -35,7 +35,15 @@ def _is_mean(op: Any) -> bool:
 def _traced(function: Callable[..., Any]) -> Callable[..., Any]:
     """Traced once for each kind of arguments; the user's own errors come out of it unchanged."""
     graph = tf.function(function, autograph=False)  # as Keras 3 does it: Python that branches on tensors is not for it
-    return lambda *arguments: graph.get_concrete_function(*arguments)(*arguments)
+    known: dict[Any, Any] = {}
+
+    def call(*arguments: Any) -> Any:
+        kinds = tuple((*leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(arguments))
+        if kinds not in known:  # kept here, for tf.function is slower and warns whoever makes several objectives
+            known[kinds] = graph.get_concrete_function(*arguments)
+        return known[kinds](*arguments)
+
+    return call
 
 
 class Graphs:

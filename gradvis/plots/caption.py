@@ -64,6 +64,8 @@ def caption(about: Mapping[str, Any], computed: float = 1.0) -> str:
     plane, objective = about.get("plane") or {}, about.get("objective") or {}
     _, nouns, normalized = _directions(plane)
     where = [f"along {nouns}" if nouns else "", normalized]
+    if plane.get("orthogonal"):
+        where.append("made orthogonal")
     if plane.get("seed") is not None:
         where.append(f"seed {plane['seed']}")
     if plane.get("include_bias") is False:
@@ -77,7 +79,7 @@ def caption(about: Mapping[str, Any], computed: float = 1.0) -> str:
 def _measured(objective: Mapping[str, Any]) -> str:
     loss = str(objective.get("loss") or "").replace("_", " ")
     if objective.get("samples") is not None:
-        loss = f"{loss or 'loss'}, mean over {objective['samples']} samples"
+        loss = f"{loss or 'loss'}, mean over {objective['samples']} sample{'s' * (objective['samples'] != 1)}"
     policy = objective.get("batch_norm")
     policy = _BATCH_NORM.get(str(policy), f"batch norm: {policy}") if policy else ""
     return ", ".join(filter(None, [loss, str(objective.get("dtype") or ""), policy]))

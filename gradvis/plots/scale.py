@@ -131,13 +131,13 @@ def _range(heights: Values) -> tuple[float, float]:
     """The range worth showing (ours, tuned by eye).
 
     Minima are what a surface is drawn for: they are cut only a hundred times the span of the middle 90 % below it.
-    Peaks are cut if they lie further above the 95th percentile than that is above the lowest value.
+    Peaks are cut if they lie over three times as far above the 95th percentile as that is above the lowest value.
     """
     few, many = np.percentile(heights, [5, 95])
     if few == many:
         return float(heights.min()), float(heights.max())
     low, high = max(heights.min(), few - 100 * (many - few)), heights.max()
-    return float(low), float(high if high <= 2 * many - low else many + (many - low) / 2)
+    return float(low), float(high if high - many <= 3 * (many - low) else many + (many - low) / 2)
 
 
 def _linear_levels(low: float, high: float, most: int) -> list[float]:

@@ -43,15 +43,7 @@ def test_log_surface_has_logarithms_and_says_true_values(page):
     assert sheet.hovertext[7][1] == f"α -0.5<br>β 1.125<br>loss {bowl(-0.5, 1.125):.6g}"
     ticks = dict(zip(sheet.colorbar.ticktext, sheet.colorbar.tickvals, strict=True))
     assert ticks["10"] == 1
-    assert figure_range(sheet) == (np.log10(0.05), np.log10(sheet_max()))
-
-
-def figure_range(sheet):
-    return sheet.cmin, sheet.cmax
-
-
-def sheet_max():
-    return bowl(-1, 1.5)
+    assert (sheet.cmin, sheet.cmax) == (np.log10(0.05), np.log10(bowl(-1, 1.5)))
 
 
 def test_scale_switch(page):
@@ -123,8 +115,7 @@ def test_page_is_self_contained_and_talks_to_nobody(page):
     parser.feed(text)
     assert parser.found == ()
     assert len(text) > 3_000_000, "plotly.js is inside"
-    options = re.search(r'\{[^{}]*"showSendToCloud"[^{}]*\}', text).group()
-    assert '"showSendToCloud": false' in options.replace('":f', '": f')
+    assert re.search(r'"showSendToCloud":\s*false', text), "no button uploads the data"
     assert [each.name for each in page.parent.iterdir()] == ["run.html"]
 
 

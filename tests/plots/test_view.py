@@ -65,8 +65,8 @@ def test_central_slice_is_the_one_nearest_zero():
 
 def test_caption_says_it_all():
     assert caption(ABOUT, 0.379) == (
-        "Loss surface of model.pt along random directions, filter-normalised, seed 7, biases and norm parameters fixed: "
-        "cross entropy, mean over 1797 samples, float32, batch norm with its stored statistics; 37 % computed; "
+        "Loss surface of model.pt along random directions, filter-normalised, seed 7, biases and norm parameters "
+        "fixed: cross entropy, mean over 1797 samples, float32, batch norm with its stored statistics; 37 % computed; "
         "gradvis 0.1.0."
     )
 
@@ -75,6 +75,8 @@ def test_caption_leaves_out_what_is_not_known():
     assert caption({}) == "Loss surface."
     assert caption({"plane": {"kind": "pca", "seed": None}}) == "Loss surface along principal directions."
     assert caption({"objective": {"batch_norm": None, "loss": "mse"}, "versions": {}}) == "Loss surface: mse."
+    assert "loss, mean over 1 sample." in caption({"objective": {"samples": 1}})
+    assert "made orthogonal" in caption({"plane": {"kind": "random", "orthogonal": True}})
     assert " 99 % computed" in caption({}, 0.9999)
 
 
