@@ -1,8 +1,8 @@
 """What a network's loss looks like, how training moved through it, and how curved it is.
 
-    objective = gradvis.objective(model, data=(inputs, targets), loss="cross_entropy", metrics=["accuracy"])
-    surface = gradvis.loss_surface(objective, gradvis.random_plane(objective), out="run.surface.zarr")
-    surface.plot("run.png")
+objective = gradvis.objective(model, data=(inputs, targets), loss="cross_entropy", metrics=["accuracy"])
+surface = gradvis.loss_surface(objective, gradvis.random_plane(objective), out="run.surface.zarr")
+surface.plot("run.png")
 """
 
 __version__ = "0.1.0"

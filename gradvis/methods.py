@@ -23,8 +23,9 @@ def surface(result: Any) -> str:
     spans = " x ".join(f"[{points[0]:g}, {points[-1]:g}]" for points in axes)
     name = str(objective.get("loss", "loss")).replace("_", " ")
     sentences = [
-        f"The {name} of {objective.get('model', 'the model')}, the mean over all {_samples(objective)}of the data, "
-        f"was evaluated in {objective.get('dtype', 'float64')} on a grid of {size} points over {spans} {_plane(about['plane'])}.",
+        f"The {name} of {objective.get('model', 'the model')}, the mean over all {_samples(objective)}of the data, was "
+        f"evaluated in {objective.get('dtype', 'float64')} on a grid of {size} points over {spans} "
+        f"{_plane(about['plane'])}.",
         "Batch normalisation used its stored statistics." if objective.get("batch_norm") == "eval" else "",
         f"At the centre the loss is {result.center['loss']:.6g}.",
         f"Computed with gradvis {about['versions']['gradvis']} (after {_GRADVIS}).",

@@ -257,7 +257,11 @@ def save_checkpoint(path: str | PathLike[str], model: Any, objective: str | None
 
 
 def _backend(model: Any) -> ModuleType:
-    """By the model's type; never imports a framework that the user has not imported."""
+    """By the model's type; never imports a framework that the user has not imported.
+
+    Raises:
+        TypeError: If the model is of none that gradvis knows.
+    """
     for kind in type(model).__mro__:
         framework = kind.__module__.partition(".")[0]
         if framework in _BACKENDS and framework in sys.modules:

@@ -348,6 +348,16 @@ def test_options_that_do_not_fit_are_refused(pair, options, match):
         gradvis.objective(net(), pair, **options)
 
 
+def test_probabilities_are_no_logits(pair):
+    with pytest.raises(ValueError, match="takes logits, but the model gives probabilities"):
+        gradvis.objective(nn.Sequential(net(), nn.Softmax(1)), pair, "cross_entropy")
+
+
+def test_metrics_of_one_name_are_refused(pair):
+    with pytest.raises(ValueError, match="every metric needs a name of its own"):
+        gradvis.objective(net(), pair, "cross_entropy", metrics=[lambda o, t: o[:, 0], lambda o, t: o[:, 1]])
+
+
 def test_a_loss_is_a_name_or_callable(pair):
     with pytest.raises(TypeError, match="a loss is a name or a callable"):
         gradvis.objective(net(), pair, 3)

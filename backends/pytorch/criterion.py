@@ -7,11 +7,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from gradvis.backends.pytorch.compute import call
 from gradvis.backends.pytorch.data import sample_count
 from gradvis.backends.pytorch.guard import seed_forward
 from gradvis.backends.pytorch.losses import LOSSES, Term, batch_sum, moments, term
-from torch import Tensor, nn
 
 
 class Criterion:
@@ -55,8 +56,11 @@ class Criterion:
         self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64
         self._terms: dict[str, Term] = {}
         if batch_loss is None:
-            self.name, self._terms["loss"] = term(loss, LOSSES)
-            self._terms |= dict(term(metric) for metric in metrics)
+            self.name, first = term(loss, LOSSES)
+            named = [("loss", first), *map(term, metrics)]
+            self._terms = dict(named)
+            if len(self._terms) < len(named):
+                raise ValueError(f"every metric needs a name of its own, but they are {[name for name, _ in named]}")
         else:
             self.name = getattr(batch_loss, "__name__", "batch_loss")
         self.names = tuple(self._terms) or ("loss",)
@@ -85,6 +89,21 @@ class Criterion:
             outputs = outputs.to(self._dtype)
         size = sample_count(batch)
         return torch.stack([moments(*each(outputs, targets), size, self.sum_dtype) for each in self._terms.values()])
+
+    def look(self, model: nn.Module, batch: Any) -> Tensor:
+        """`sums` of a first batch, for which the outputs are checked.
+
+        Raises:
+            ValueError: If cross entropy, which takes logits, is given probabilities.
+        """
+        if self.name in {"cross_entropy", "CrossEntropyLoss"}:
+            outputs = call(model, batch[0])
+            if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(()).to(outputs), atol=1e-4):
+                raise ValueError(
+                    "cross_entropy takes logits, but the model gives probabilities; leave its last softmax out, or "
+                    "pass a loss that takes probabilities"
+                )
+        return self.sums(model, 0, batch)
 
     def _hidden(self, result: Any, batch: Any) -> Tensor:
         """The moments of what a batch_loss returned, (3, 3).

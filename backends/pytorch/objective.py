@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
+from gradvis.arrays import Matrix, Values, Vector
 from gradvis.backends.pytorch.compute import (
     Compiled,
     activation_bytes,
@@ -27,9 +30,6 @@ from gradvis.backends.pytorch.criterion import Criterion
 from gradvis.backends.pytorch.data import even, is_pair, load, sample_count, transfer
 from gradvis.backends.pytorch.layers import convolves_images, has_batch_norm, parameter_space
 from gradvis.backends.pytorch.state import State
-from torch import Tensor, nn
-
-from gradvis.arrays import Matrix, Values, Vector
 from gradvis.objective import Objective, summarise
 from gradvis.plane import Plane
 
@@ -157,7 +157,7 @@ class TorchObjective(Objective):
 
     def _probe(self, batch: Any) -> Tensor:
         with torch.no_grad():
-            return self._inside(self._state.flat(), lambda model: self._criterion.sums(model, 0, batch))
+            return self._inside(self._state.flat(), lambda model: self._criterion.look(model, batch))
 
     def _takes_channels_last(self, batch: Any) -> bool:
         """Code such as x.view(len(x), -1) takes only contiguous images."""

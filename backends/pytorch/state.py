@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from gradvis.backends.pytorch.checkpoints import matched, read_tensors
-from gradvis.backends.pytorch.guard import untouched
 from torch import Tensor, nn
 
 from gradvis.arrays import Vector
+from gradvis.backends.pytorch.checkpoints import matched, read_tensors
+from gradvis.backends.pytorch.guard import untouched
 from gradvis.space import ParameterSpace
 
 T = TypeVar("T")

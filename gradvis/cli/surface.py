@@ -21,17 +21,26 @@ from gradvis.surface import loss_surface, surface_cost
 _PICTURES = ("png", "svg", "pdf", "html")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("model", metavar="MODEL")
 @click.option("--objective", "named", metavar="FILE.py:NAME", help="The function that returns the Objective.")
 @click.option("--objective-arg", "arguments", metavar="KEY=VALUE", multiple=True, help="Passed to that function.")
 @click.option("--normalize", type=click.Choice(["filter", "layer", "none"]), default="filter", show_default=True)
 @click.option("--include-bias", is_flag=True, help="Move biases and norm parameters too.")
 @click.option("--orthogonal", is_flag=True, help="Make the directions orthogonal, filter by filter.")
-@click.option("--dims", type=click.IntRange(1, 3), default=2, show_default=True, help="A line, a plane or a volume.")
+@click.option(
+    "--dims",
+    type=click.IntRange(1, 3),
+    metavar="1|2|3",
+    default=2,
+    show_default=True,
+    help="A line, a plane or a volume.",
+)
 @click.option("--span", metavar="A:B", multiple=True, default=("-1:1",), show_default=True, help="One for each axis.")
 @click.option("--resolution", metavar="N", multiple=True, help="Points an axis [default: 201, 51, 21 for 1, 2, 3 dims]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random directions.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Of the random directions."
+)
 @computing
 @click.option("--out", "-o", metavar="PATH", help="The result [default: MODEL-STEM.surface.zarr in this folder]")
 @click.option("--fresh", is_flag=True, help="Move an earlier result aside and start anew.")
@@ -74,7 +83,7 @@ def surface(
     with Progress(talks) as progress:
         result = loss_surface(
             objective, plane, **axes, out=path, fresh=fresh, scheduler=scheduler, progress=progress,
-            provenance={"name": Path(model).stem, "command": command_line(sys.argv), "source": Path(source).name},
+            provenance={"name": Path(model).name, "command": command_line(sys.argv), "source": Path(source).name},
         )  # fmt: skip
     base = path.name.removesuffix(".zarr")
     files = [path.with_name(f"{base}.{suffix}") for suffix in suffixes]

@@ -5,7 +5,6 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from PIL import Image
 
 from gradvis import plots
@@ -296,8 +295,3 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f'this picture needs {library}, which is not here; pip install "gradvis[plot]"\n'
-
-
-def test_legend_patch_is_the_hatch():
-    handles = plots.plot(diverging()).axes[0].get_legend().legend_handles
-    assert [handle.get_hatch() for handle in handles if isinstance(handle, Patch)] == ["////"]
