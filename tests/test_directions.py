@@ -7,16 +7,14 @@ from gradvis import Block, ParameterSpace, random_plane
 from gradvis.backends.analytic import Quadratic
 from gradvis.directions import random_directions
 
-SPACE = ParameterSpace(
-    [
-        Block("conv.weight", (6, 3, 5, 5)),
-        Block("conv.bias", (6,), kind="bias"),
-        Block("norm.weight", (6,), kind="norm"),
-        Block("kernel", (7, 4), filter_axes=(1,)),
-        Block("transposed", (4, 3, 2), view=(2, 2, 3, 2), filter_axes=(0, 2)),
-        Block("tiny", (5, 1)),
-    ]
-)
+SPACE = ParameterSpace([
+    Block("conv.weight", (6, 3, 5, 5)),
+    Block("conv.bias", (6,), kind="bias"),
+    Block("norm.weight", (6,), kind="norm"),
+    Block("kernel", (7, 4), filter_axes=(1,)),
+    Block("transposed", (4, 3, 2), view=(2, 2, 3, 2), filter_axes=(0, 2)),
+    Block("tiny", (5, 1)),
+])
 THETA = np.random.default_rng(1).normal(size=SPACE.d) * np.geomspace(0.01, 100, SPACE.d)
 
 

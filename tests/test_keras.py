@@ -440,7 +440,7 @@ class Noisy(keras.Model):
 
     def call(self, x):
         random.random()
-        np.random.random()  # noqa: NPY002
+        np.random.random()
         return self.last(x) + keras.random.normal((x.shape[0], 3), seed=self.seeds)
 
 
@@ -448,13 +448,13 @@ def test_a_model_that_draws_is_seeded_per_batch_and_draws_nothing_of_the_users()
     first, second = Noisy(), Noisy()
     first(X), second(X)
     second.last.set_weights(first.last.get_weights())
-    drawn = random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    drawn = random.getstate(), str(np.random.get_state())
     one, two = (gradvis.objective(model, (X, Y), "cross_entropy", batch_size=5) for model in (first, second))
     state = first.seeds.state.numpy()
     theta = one.parameters()
     before = one.measure(theta)
     one.gradient(theta), two.measure(theta)
-    assert drawn == (random.getstate(), str(np.random.get_state()))  # noqa: NPY002
+    assert drawn == (random.getstate(), str(np.random.get_state()))
 
     first(X)  # the user's own draw moves the user's own generator, and nothing else
 
@@ -468,7 +468,7 @@ def test_the_next_random_numbers_are_those_that_would_have_come():
 
     def draw():
         return [
-            random.random(), np.random.random(), float(tf.random.uniform(())),  # noqa: NPY002
+            random.random(), np.random.random(), float(tf.random.uniform(())),
             float(keras.random.uniform(())), float(tf.random.get_global_generator().uniform(())),
         ]  # fmt: skip
 

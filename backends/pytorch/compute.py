@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from gradvis.machine import memory
 
-# Ours, tuned with benchmarks/surface.py: the activations of a micro-batch stay near the caches of a
-# CPU core; on an accelerator they only have to fill it.
-_CACHE_BYTES = 12 << 20
+# Ours, tuned with benchmarks/surface.py. On a CPU the activations of all layers together may take this
+# much: each layer's then stays near the caches, and calls stay few. An accelerator only has to be filled.
+_CACHE_BYTES = 64 << 20
 _ACCELERATOR_BYTES = 1 << 30
 _FEWEST, _MOST = 16, 1 << 16
 
@@ -59,7 +59,7 @@ def micro_batch(sample_bytes: int, device: torch.device) -> int:
         device: Where.
 
     >>> micro_batch(85_000, torch.device("cpu"))
-    128
+    512
     """
     room = _CACHE_BYTES if device.type == "cpu" else _ACCELERATOR_BYTES
     fit = max(room // max(sample_bytes, 1), 1)

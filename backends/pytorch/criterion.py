@@ -70,7 +70,9 @@ class Criterion:
         """Whether batches are (inputs, targets), so that they can be cut and put together."""
         return self._batch_loss is None
 
-    def sums(self, model: nn.Module, index: int, batch: Any, forward: Callable[..., Any] | None = None) -> Tensor:
+    def sums(
+        self, model: nn.Module, index: int, batch: Any, forward: Callable[..., Any] | None = None, first: bool = False
+    ) -> Tensor:
         """Moments of every term over one micro-batch, (q, 3, 3); see `losses.moments`.
 
         Args:
@@ -78,6 +80,7 @@ class Criterion:
             index: The number of the micro-batch: random forwards are seeded with it.
             batch: On the device.
             forward: Runs in place of the model.
+            first: Whether to see that the outputs are what the loss takes.
         """
         seed_forward(index, self._device)
         with torch.autocast(self._device.type, torch.bfloat16) if self._amp else nullcontext():
@@ -85,25 +88,26 @@ class Criterion:
                 return self._hidden(self._batch_loss(model, batch), batch)[None]
             inputs, targets = batch
             outputs = call(forward or model, inputs)
+        if first:
+            self._check(outputs)
         if self._amp:
             outputs = outputs.to(self._dtype)
         size = sample_count(batch)
         return torch.stack([moments(*each(outputs, targets), size, self.sum_dtype) for each in self._terms.values()])
 
-    def look(self, model: nn.Module, batch: Any) -> Tensor:
-        """`sums` of a first batch, for which the outputs are checked.
+    def _check(self, outputs: Tensor) -> None:
+        """Cross entropy takes logits.
 
         Raises:
-            ValueError: If cross entropy, which takes logits, is given probabilities.
+            ValueError: If these are probabilities.
         """
-        if self.name in {"cross_entropy", "CrossEntropyLoss"}:
-            outputs = call(model, batch[0])
-            if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(()).to(outputs), atol=1e-4):
-                raise ValueError(
-                    "cross_entropy takes logits, but the model gives probabilities; leave its last softmax out, or "
-                    "pass a loss that takes probabilities"
-                )
-        return self.sums(model, 0, batch)
+        if self.name not in {"cross_entropy", "CrossEntropyLoss"}:
+            return
+        if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(()).to(outputs), atol=1e-4):
+            raise ValueError(
+                "cross_entropy takes logits, but the model gives probabilities; leave its last softmax out, or "
+                "pass a loss that takes probabilities"
+            )
 
     def _hidden(self, result: Any, batch: Any) -> Tensor:
         """The moments of what a batch_loss returned, (3, 3).

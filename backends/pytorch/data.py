@@ -73,7 +73,7 @@ class Batches:
         """How many samples there are; None where only reading them all would tell."""
         if self.kept is not None:
             return sum(map(sample_count, self.kept))
-        dataset = getattr(self.source, "dataset", None)
+        dataset: Any = getattr(self.source, "dataset", None)
         return len(dataset) if hasattr(dataset, "__len__") else None
 
     def nbytes(self) -> int:

@@ -140,7 +140,9 @@ class TorchObjective(Objective):
             for name, samples in zip(self._criterion.names, sums[:, 0, 0].tolist(), strict=True)
             for column in ((name, f"{name}_stderr") if samples else (name,))
         )
-        self._images = pair and convolves_images(self._model) and self._takes_channels_last(batch)
+        # Compiled kernels are faster on contiguous images, torch's own on channels-last ones.
+        wanted = pair and not compile_it and convolves_images(self._model)
+        self._images = wanted and self._takes_channels_last(batch)
         if self._images:
             self._data = self._data.laid_out(_images_last)
         if pair:
@@ -157,7 +159,7 @@ class TorchObjective(Objective):
 
     def _probe(self, batch: Any) -> Tensor:
         with torch.no_grad():
-            return self._inside(self._state.flat(), lambda model: self._criterion.look(model, batch))
+            return self._inside(self._state.flat(), lambda model: self._criterion.sums(model, 0, batch, first=True))
 
     def _takes_channels_last(self, batch: Any) -> bool:
         """Code such as x.view(len(x), -1) takes only contiguous images."""

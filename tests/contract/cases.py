@@ -85,7 +85,7 @@ class Network(Case):
 
 def common_state() -> dict[str, Any]:
     """The random generators that belong to no framework."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global one is what must not move
+    kind, keys, *rest = np.random.get_state()
     return {"python": random.getstate(), "numpy": (kind, keys.tobytes(), *rest)}
 
 
