@@ -15,6 +15,7 @@ import xarray
 from numpy.typing import NDArray
 
 from gradvis.arrays import Values
+from gradvis.layout import as_dataset
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.provenance import digest, versions
@@ -158,6 +159,7 @@ def loss_surface(
         TaskError: If an evaluation raises; on every rank.
     """
     scheduler = scheduler or default_scheduler()
+    progress = progress if scheduler.is_root else None
     axes = grid(_dimensions(plane), span, resolution)
     tiles = Tiles(axes, _tile(axes, objective.streamed, scheduler.size))
     identity = {"objective": objective.about, "fingerprint": objective.fingerprint()}
@@ -247,17 +249,14 @@ def _in_memory(
     parts = scheduler.map(
         lambda index: objective.evaluate(plane, tiles.points(order[index])),
         tiles.count,
-        _counted(tiles, order, progress) if scheduler.is_root else None,
+        _counted(tiles, order, progress),
     )
     values = np.empty((*tiles.shape, len(objective.metrics)))
     for tile, part in zip(order, parts, strict=True):
         where = tiles.slices(tile)
         values[where] = part.reshape(values[where].shape)
-    dims = tuple(tiles.axes)
-    arrays: dict[str, Any] = {name: (dims, values[..., column]) for column, name in enumerate(objective.metrics)}
-    dataset = xarray.Dataset({**arrays, "center": ("metric", center)}, coords=dict(tiles.axes))
     about |= {"kind": "surface", "complete": True, "metrics": list(objective.metrics), "tile": list(tiles.tile)}
-    return Surface(dataset, plane, np.ones(tiles.shape, bool), about)
+    return Surface(as_dataset(about, tiles.axes, values, center), plane, np.ones(tiles.shape, bool), about)
 
 
 def open_surface(path: str | PathLike[str]) -> Surface:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import gradvis
 from gradvis.backends.pytorch import TorchObjective
-from gradvis.backends.pytorch.compute import micro_batch
+from gradvis.backends.pytorch.compute import find_device, micro_batch
 from gradvis.backends.pytorch.layers import parameter_space
 
 SAMPLES = 23
@@ -412,6 +412,15 @@ def test_bfloat16_is_autocast_of_the_forward_pass(pair):
     full, half = (loss_of(pair, dtype=dtype)["loss"] for dtype in ("float32", "bfloat16"))
     assert full != half
     np.testing.assert_allclose(full, half, rtol=1e-2)
+
+
+def test_ranks_take_accelerators_in_turn(monkeypatch):
+    """Without one here: only the choice is tested."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    assert [str(find_device("auto", rank)) for rank in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert str(find_device("cuda:1", 0)) == "cuda:1"
 
 
 def test_micro_batches_follow_the_rule_alone():
