@@ -262,6 +262,16 @@ def test_losses_by_name_are_torchs_own(pair, name, function):
     np.testing.assert_allclose(found[name], expected, rtol=1e-6)
 
 
+def test_integer_targets_do_for_regression_and_single_logits(pair):
+    torch.manual_seed(0)
+    model, targets = nn.Linear(6, 1), (torch.arange(SAMPLES) % 2)[:, None]
+    outputs, wanted = model(pair[0]), targets.float()
+    found = loss_of((pair[0], targets), model, "binary_cross_entropy", metrics=["mse", "accuracy"])
+    np.testing.assert_allclose(found["loss"], F.binary_cross_entropy_with_logits(outputs, wanted).item(), rtol=1e-6)
+    np.testing.assert_allclose(found["mse"], F.mse_loss(outputs, wanted).item(), rtol=1e-6)
+    np.testing.assert_allclose(found["accuracy"], ((outputs > 0) == (targets > 0)).double().mean().item())
+
+
 def test_tokens_are_the_unit_and_ignored_ones_do_not_count():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(9, 5), nn.Linear(5, 9))

@@ -95,6 +95,25 @@ def channels_last(images: Any) -> Any:
     return out.copy_(images)
 
 
+def images_last(batch: Any) -> Any:
+    """A pair with its inputs channels last."""
+    return channels_last(batch[0]), batch[1]
+
+
+def form(flat: Tensor, origin: Tensor, steps: list[Tensor], at: list[float]) -> None:
+    """Set flat to origin + sum of at_i steps_i, in place."""
+    flat.copy_(origin)
+    for step, length in zip(steps, at, strict=True):
+        flat.add_(step, alpha=length)
+
+
+def derivative(value: Tensor, flat: Tensor, along: Tensor | None = None, **options: bool) -> Tensor:
+    """Of a scalar, or of a vector along another; zero where the value does not depend on flat."""
+    if not value.requires_grad:
+        return torch.zeros_like(flat)
+    return torch.autograd.grad(value, flat, along, materialize_grads=True, allow_unused=True, **options)[0]
+
+
 def call(model: Callable[..., Any], inputs: Any) -> Any:
     """`model(inputs)`; a tuple or list is spread over its arguments, a mapping over its keywords."""
     if isinstance(inputs, Mapping):
@@ -113,11 +132,11 @@ class Compiled:
         missing = self.size - len(inputs)
         if missing <= 0:
             return self.run(inputs)
-        filled = channels_last_like(torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])]), inputs)
+        filled = _laid_out_like(torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])]), inputs)
         return self.run(filled)[: len(inputs)]
 
 
-def channels_last_like(made: Tensor, like: Tensor) -> Tensor:
+def _laid_out_like(made: Tensor, like: Tensor) -> Tensor:
     """In the memory layout of another batch."""
     out = torch.empty_strided(made.shape, like.stride(), dtype=made.dtype, device=made.device)
     return out.copy_(made)

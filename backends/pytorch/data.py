@@ -228,6 +228,12 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+def labels(targets: Any) -> Any:
+    """Classes as torch wants them: int64."""
+    small = isinstance(targets, Tensor) and not targets.is_floating_point() and not targets.is_complex()
+    return targets.long() if small else targets
+
+
 def sample_count(batch: Any) -> int:
     """How many samples a batch has: the length of its first tensor."""
     if isinstance(batch, Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -61,3 +62,9 @@ def convolves_images(model: nn.Module) -> bool:
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether running statistics belong to a state of it."""
     return any(isinstance(layer, _NormBase) and layer.track_running_stats for layer in model.modules())
+
+
+def own_dtype(model: nn.Module) -> torch.dtype:
+    """The widest of its parameters', float32 at least."""
+    wide = any(value.dtype == torch.float64 for value in model.parameters())
+    return torch.float64 if wide else torch.float32

@@ -29,7 +29,7 @@ def _same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
 def _elementwise(name: str, function: Callable[..., Tensor]) -> Term:
     def term(outputs: Tensor, targets: Tensor) -> tuple[Tensor, None]:
         _same_shape(name, outputs, targets)
-        return function(outputs, targets, reduction="none"), None
+        return function(outputs, targets.to(outputs.dtype), reduction="none"), None
 
     return term
 

@@ -19,16 +19,18 @@ from gradvis.arrays import Matrix, Values, Vector
 from gradvis.backends.pytorch.compute import (
     Compiled,
     activation_bytes,
-    channels_last,
+    derivative,
     find_device,
+    form,
     free_memory,
+    images_last,
 )
 from gradvis.backends.pytorch.compute import (
     micro_batch as fitting,
 )
 from gradvis.backends.pytorch.criterion import Criterion
-from gradvis.backends.pytorch.data import even, is_pair, load, sample_count, transfer
-from gradvis.backends.pytorch.layers import convolves_images, has_batch_norm, parameter_space
+from gradvis.backends.pytorch.data import even, is_pair, labels, load, sample_count, transfer
+from gradvis.backends.pytorch.layers import convolves_images, has_batch_norm, own_dtype, parameter_space
 from gradvis.backends.pytorch.state import State
 from gradvis.objective import Objective, summarise
 from gradvis.plane import Plane
@@ -94,7 +96,7 @@ class TorchObjective(Objective):
         self._model, self._threads, self._amp = model, threads, dtype == "bfloat16"
         self.space, self._include_frozen = parameter_space(model, include_frozen), include_frozen
         place = find_device(device, local[0]) if device else next(model.parameters()).device
-        self._state = State(model, self.space, place, _DTYPES.get(dtype or "", _own_dtype(model)))
+        self._state = State(model, self.space, place, _DTYPES.get(dtype or "", own_dtype(model)))
         self._criterion = Criterion(
             loss, batch_loss, weight, metrics, dtype=self._state.dtype, amp=self._amp, device=place
         )
@@ -120,7 +122,7 @@ class TorchObjective(Objective):
                 f"each batch must be (inputs, targets), but a {type(batch).__name__} came; "
                 "for other batches pass batch_loss=f(model, batch)"
             )
-        return moved[0], _labels(moved[1])
+        return moved[0], labels(moved[1])
 
     def _settle(self, micro: int | None, compile_it: bool) -> None:
         """Two samples go through once, which tells the columns, the layout that works and what a sample costs.
@@ -144,7 +146,7 @@ class TorchObjective(Objective):
         wanted = pair and not compile_it and convolves_images(self._model)
         self._images = wanted and self._takes_channels_last(batch)
         if self._images:
-            self._data = self._data.laid_out(_images_last)
+            self._data = self._data.laid_out(images_last)
         if pair:
             self._data = replace(self._data, micro=self._even(micro or fitting(self._sample_bytes, self._state.device)))
         elif compile_it:
@@ -164,7 +166,7 @@ class TorchObjective(Objective):
     def _takes_channels_last(self, batch: Any) -> bool:
         """Code such as x.view(len(x), -1) takes only contiguous images."""
         try:
-            self._probe(_images_last(batch))
+            self._probe(images_last(batch))
         except RuntimeError:
             return False
         return True
@@ -184,6 +186,7 @@ class TorchObjective(Objective):
             "unit": self._unit,
             "batch_norm": "eval" if has_batch_norm(self._model) else None,
             "include_frozen": self._include_frozen,
+            "compile": self._compile,
         }
 
     @property
@@ -193,7 +196,6 @@ class TorchObjective(Objective):
             "threads": self._threads or torch.get_num_threads(),
             "micro_batch": self._data.micro,
             "channels_last": self._images,
-            "compile": self._compile,
         }
 
     def again(self, how: Mapping[str, Any]) -> TorchObjective:
@@ -240,7 +242,7 @@ class TorchObjective(Objective):
             sums = torch.zeros(size, dtype=self._criterion.sum_dtype, device=flat.device)
             for chunk in self._data.chunks():
                 for point, at in enumerate(where):
-                    _form(flat, origin, steps, at)
+                    form(flat, origin, steps, at)
                     for index, batch in chunk:
                         sums[point] += self._criterion.sums(model, index, batch, forward)
             return sums
@@ -301,7 +303,7 @@ class TorchObjective(Objective):
         return mean
 
     def gradient(self, theta: Vector) -> Vector:
-        return self._accumulate(theta, 1, lambda loss, flat: _grad(loss, flat)[None])[0]
+        return self._accumulate(theta, 1, lambda loss, flat: derivative(loss, flat)[None])[0]
 
     def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
         """See `Objective.hvp`; the graph of the first gradient is kept for all vectors (Pearlmutter 1994).
@@ -314,36 +316,7 @@ class TorchObjective(Objective):
         along = torch.as_tensor(np.asarray(vectors), dtype=self._state.dtype, device=self._state.device)
 
         def product(loss: Tensor, flat: Tensor) -> Tensor:
-            first = _grad(loss, flat, create_graph=True)
-            return torch.stack([_grad(first, flat, vector, retain_graph=True) for vector in along])
+            first = derivative(loss, flat, create_graph=True)
+            return torch.stack([derivative(first, flat, vector, retain_graph=True) for vector in along])
 
         return self._accumulate(theta, len(along), product)
-
-
-def _form(flat: Tensor, origin: Tensor, steps: list[Tensor], at: list[float]) -> None:
-    """Set flat to origin + sum of at_i steps_i, in place."""
-    flat.copy_(origin)
-    for step, length in zip(steps, at, strict=True):
-        flat.add_(step, alpha=length)
-
-
-def _grad(value: Tensor, flat: Tensor, along: Tensor | None = None, **options: bool) -> Tensor:
-    """The derivative; zero where the value does not depend on flat."""
-    if not value.requires_grad:
-        return torch.zeros_like(flat)
-    return torch.autograd.grad(value, flat, along, materialize_grads=True, allow_unused=True, **options)[0]
-
-
-def _labels(targets: Any) -> Any:
-    """Classes as torch wants them: int64."""
-    small = isinstance(targets, Tensor) and not targets.is_floating_point() and not targets.is_complex()
-    return targets.long() if small else targets
-
-
-def _images_last(batch: Any) -> Any:
-    return channels_last(batch[0]), batch[1]
-
-
-def _own_dtype(model: nn.Module) -> torch.dtype:
-    wide = any(value.dtype == torch.float64 for value in model.parameters())
-    return torch.float64 if wide else torch.float32
