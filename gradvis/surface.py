@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
+from numbers import Real
 from os import PathLike
 from typing import Any
 
@@ -107,7 +108,7 @@ def grid(k: int, span: Span | Sequence[Span] = 1.0, resolution: int | Sequence[i
 
 
 def _is_pair(span: Any) -> bool:
-    return isinstance(span, tuple) and len(span) == 2 and all(isinstance(end, (int, float)) for end in span)
+    return isinstance(span, tuple) and len(span) == 2 and all(isinstance(end, Real) for end in span)
 
 
 def _each(given: Any, k: int, what: str) -> list[Any]:
@@ -261,9 +262,8 @@ def _in_memory(
 
 def open_surface(path: str | PathLike[str]) -> Surface:
     """A surface from its folder, finished or not."""
-    store = Store(path)
-    done = store.mask()  # first: a tile that comes in meanwhile is then not yet done, rather than done and empty
-    return Surface(store.dataset(), store.plane(), done, store.about)
+    dataset, done, plane = Store(path).snapshot()
+    return Surface(dataset, plane, done, dataset.attrs["gradvis"])
 
 
 def surface_cost(

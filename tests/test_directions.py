@@ -122,6 +122,20 @@ def test_rescaling_a_relu_net_leaves_its_picture_alone():
     assert not np.allclose(line(rescaled, "none"), line(theta, "none"), rtol=0.1)
 
 
+@pytest.mark.parametrize(
+    "change", [{}, {"seed": 5}, {"normalize": "none"}, {"include_bias": True}, {"orthogonal": True}]
+)
+def test_a_random_plane_has_the_directions_its_options_ask_for(change):
+    """The norms are those of the origin it is pinned at, not of the model."""
+    options = {"normalize": "filter", "seed": 4, "include_bias": False, "orthogonal": False, **change}
+    objective = Quadratic(np.ones(SPACE.d), minimum=np.ones(SPACE.d), space=SPACE)
+
+    plane = random_plane(objective, k=2, origin=THETA, **change | {"seed": options["seed"]})
+
+    np.testing.assert_array_equal(plane.directions, random_directions(SPACE, THETA, 2, **options))
+    assert {name: plane.about[name] for name in options} == options
+
+
 def test_a_random_plane_says_how_it_was_made():
     objective = Quadratic(np.ones(5))
     plane = random_plane(objective, k=3, normalize="layer", seed=4, origin=np.arange(5.0))

@@ -1,6 +1,7 @@
 """What is PyTorch's alone: layers, data in every form, losses in every form. The laws are in tests/contract."""
 
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -143,6 +144,10 @@ def forms(pair):
         "stream": Stream(pair),
         "loader": DataLoader(TensorDataset(*pair), batch_size=8),
         "shuffling loader that drops the last": DataLoader(TensorDataset(*pair), 8, shuffle=True, drop_last=True),
+        "loader that drops the last": DataLoader(TensorDataset(*pair), 8, drop_last=True),
+        "loader with a collate function": DataLoader(
+            range(SAMPLES), 8, True, collate_fn=lambda at: (inputs[at], targets[at])
+        ),
         "loader of a stream": DataLoader(Stream(pair), batch_size=5),
         "batches": batches,
         "generator": iter(batches),
@@ -194,13 +199,18 @@ def test_streaming_loads_each_batch_once_for_all_points_and_keeping_loads_none(p
 def test_a_fingerprint_does_not_depend_on_how_data_is_batched_or_kept(pair):
     prints = {
         gradvis.objective(net(), data, "cross_entropy", data_budget=budget).fingerprint()["data"]
-        for data in (pair, DataLoader(TensorDataset(*pair), 8))
+        for data in (pair, DataLoader(TensorDataset(*pair), 8), DataLoader(TensorDataset(*pair), 8, shuffle=True))
         for budget in (None, 0)
     }
     assert len(prints) == 1
     other = pair[0].clone()
     other[3, 3] += 1e-6
     assert gradvis.objective(net(), (other, pair[1]), "cross_entropy").fingerprint()["data"] not in prints
+    relabelled = pair[1].clone()
+    relabelled[-1] = (relabelled[-1] + 1) % 4
+    for budget in (None, 0):
+        objective = gradvis.objective(net(), (pair[0], relabelled), "cross_entropy", batch_size=8, data_budget=budget)
+        assert objective.fingerprint()["data"] not in prints
 
 
 @pytest.mark.parametrize(
@@ -292,6 +302,15 @@ def test_tokens_are_the_unit_and_ignored_ones_do_not_count():
     objective = gradvis.objective(language, (tokens, targets), "cross_entropy", micro_batch=4)
     np.testing.assert_allclose(objective.measure(objective.parameters())["loss"], expected, rtol=1e-6)
     assert objective.about["unit"] == "unit"
+
+
+@pytest.mark.parametrize("loss", ["nll", nn.NLLLoss(), nn.NLLLoss(ignore_index=2)], ids=["name", "module", "index"])
+def test_log_likelihoods_leave_ignored_samples_out(pair, loss):
+    targets = pair[1].clone()
+    targets[::3] = 2 if isinstance(loss, nn.Module) and loss.ignore_index == 2 else -100
+    model = nn.Sequential(net(), nn.LogSoftmax(1))
+    expected = F.nll_loss(model(pair[0]), targets, ignore_index=int(targets[0])).item()
+    np.testing.assert_allclose(loss_of((pair[0], targets), model, loss, micro_batch=8)["loss"], expected, rtol=1e-6)
 
 
 def test_shapes_that_would_be_broadcast_are_refused(pair):
@@ -443,6 +462,14 @@ def test_values_do_not_depend_on_the_micro_batch_beyond_rounding(pair):
     np.testing.assert_allclose(found, found[0], rtol=1e-6)
 
 
+def test_an_earlier_runs_micro_batch_is_taken_over_with_its_bits(pair):
+    earlier, now = (gradvis.objective(net(), pair, "cross_entropy", micro_batch=micro) for micro in (2, 100))
+    again = now.again(earlier.how)
+    theta = earlier.parameters()
+    assert again.how == earlier.how != now.how
+    assert again.measure(theta) == earlier.measure(theta)
+
+
 class Noisy(nn.Module):
     """Draws random numbers in evaluation mode too."""
 
@@ -465,6 +492,95 @@ def test_stochastic_forwards_are_seeded_and_the_generators_left_alone(pair):
     np.random.seed(5)
     assert one == two
     assert after == (torch.rand(1), np.random.rand())
+
+
+@pytest.fixture
+def settings():
+    """Reads torch's process-wide settings, none of them the default here."""
+    cudnn = torch.backends.cudnn
+
+    def read():
+        flags = cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+        return torch.get_num_threads(), torch.get_float32_matmul_precision(), *flags
+
+    threads, precision, *flags = read()
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("high")
+    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = True, False, True
+    yield read
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+    cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = flags
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_call_is_ieee_float32_on_its_own_threads_and_puts_the_settings_back(pair, settings, fails):
+    seen, failing = [], []
+
+    def loss(outputs, targets):
+        seen.append(settings())
+        if failing:
+            raise ArithmeticError
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    objective = gradvis.objective(net(), pair, loss, threads=3)
+    theta, before = objective.parameters(), settings()
+    failing += [1] * fails
+    for ask in (objective.measure, objective.gradient, lambda theta: objective.hvp(theta, theta[None])):
+        with pytest.raises(ArithmeticError) if fails else nullcontext():
+            ask(theta)
+        assert settings() == before == (2, "high", True, False, True)
+    assert set(seen) == {(3, "highest", False, True, False)}
+
+
+class Counter(nn.Module):
+    """Writes to a buffer in evaluation mode too, and has a frozen layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+        self.body[0].requires_grad_(False)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, inputs):
+        self.calls += 1
+        return self.body(inputs) * self.calls
+
+
+def test_what_a_model_writes_to_its_buffers_is_gone_after_the_call(pair):
+    model = Counter()
+    objective = gradvis.objective(model, pair, "cross_entropy")
+    theta = objective.parameters()
+    one = objective.measure(theta)
+    objective.gradient(theta)
+    assert objective.measure(theta) == one
+    assert model.calls == 0
+
+
+def test_what_is_frozen_is_in_the_fingerprint_and_comes_with_a_checkpoint(pair):
+    model, other = Counter(), Counter()
+    objective = gradvis.objective(model, pair, "cross_entropy")
+    before = objective.fingerprint()
+    with torch.no_grad():
+        other.body[0].weight.mul_(3)
+    expected = gradvis.objective(other, pair, "cross_entropy")
+
+    there = objective.at(other.state_dict())
+
+    theta = objective.parameters()
+    assert there.measure(theta) == expected.measure(theta) != objective.measure(theta)
+    assert there.fingerprint() == expected.fingerprint()
+    assert {part for part in before if before[part] != there.fingerprint()[part]} == {"buffers"}
+
+
+def test_a_checkpoint_is_read_once_and_for_all(pair):
+    """What training does to the tensors afterwards does not reach the objective."""
+    objective, state = gradvis.objective(net(), pair, "cross_entropy"), net().state_dict()
+    there = objective.at(state)
+    before = there.measure(there.parameters())
+    for value in state.values():
+        value.add_(1)
+    assert there.measure(there.parameters()) == before
 
 
 @pytest.mark.slow

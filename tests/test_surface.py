@@ -34,7 +34,12 @@ def closed_form(objective, plane, axes):
     [(1, 7, 1.5), (2, (5, 9), [1.0, (-0.5, 2.0)]), (2, (9, 5), 0.3), (3, (3, 4, 5), [(0.0, 1.0), 2.0, (-3.0, -1.0)])],
 )
 @pytest.mark.parametrize("stored", [False, True])
-def test_the_surface_of_a_quadratic_is_the_closed_form(quadratic, tmp_path, k, resolution, span, stored):
+@pytest.mark.parametrize("tiles", [1, 4, 256])  # 256 make tiles of one point here, 4 ragged ones of 3 x 3
+def test_the_surface_of_a_quadratic_is_the_closed_form(
+    quadratic, tmp_path, monkeypatch, k, resolution, span, stored, tiles
+):
+    monkeypatch.setattr("gradvis.surface._TILES", tiles)
+    monkeypatch.setattr("gradvis.surface._TILES_A_RANK", 1)
     plane = gradvis.random_plane(quadratic, k=k, normalize="none", seed=2)
     out = tmp_path / "run.surface.zarr" if stored else None
 
@@ -81,8 +86,9 @@ class Odd(Quadratic):
         return values
 
 
-def test_nan_inf_zero_and_negative_losses_are_results(tmp_path):
-    objective, out = Odd(np.ones(2)), tmp_path / "odd.zarr"
+@pytest.mark.parametrize("stored", [False, True])
+def test_nan_inf_zero_and_negative_losses_are_results(tmp_path, stored):
+    objective, out = Odd(np.ones(2)), tmp_path / "odd.zarr" if stored else None
     plane = Plane(np.ones(2), np.eye(2))
 
     surface = gradvis.loss_surface(objective, plane, resolution=5, out=out)
@@ -93,9 +99,22 @@ def test_nan_inf_zero_and_negative_losses_are_results(tmp_path):
     assert (rows[3] == 0).all()
     assert (rows[4] == -7).all()
     assert surface.done.all()
-    counting = Counting(objective)
+
+
+def test_a_kill_loses_nothing_whatever_the_values(tmp_path):
+    """Half the points are NaN, inf, zero or negative: none of them is computed again, and all are seen."""
+    plane, out = Plane(np.ones(2), np.eye(2)), tmp_path / "odd.zarr"
+    with pytest.raises(TaskError):
+        gradvis.loss_surface(Counting(None, fail_after=25), plane, resolution=5, out=out)
+    assert gradvis.open(out).done.sum() == 24  # the centre was the first of the 25
+
+    counting = Counting(None)
     gradvis.loss_surface(counting, plane, resolution=5, out=out)
-    assert counting.points == 1  # the centre, to see that it is still the same
+    assert counting.points == 1 + 1  # the centre, to see that it is still the same
+
+    counting = Counting(None)
+    gradvis.loss_surface(counting, plane, resolution=5, out=out)
+    assert counting.points == 1
 
 
 class Counting(Odd):
@@ -143,10 +162,58 @@ def test_a_result_of_other_options_is_left_alone(quadratic, tmp_path):
     np.testing.assert_array_equal(gradvis.open(out).dataset["loss"], first.dataset["loss"])
 
 
+@pytest.mark.parametrize("part", ["parameters", "buffers", "data", "samples"])
+def test_a_result_of_another_model_or_other_data_is_left_alone(tmp_path, part):
+    """Even where the loss at the centre is the same."""
+
+    class Other(Counting):
+        @property
+        def about(self):
+            return {**super().about, **({"samples": 7} if part == "samples" else {})}
+
+        def fingerprint(self):
+            return {**super().fingerprint(), **({part: "0" * 32} if part != "samples" else {})}
+
+    plane, out = Plane(np.ones(2), np.eye(2)), tmp_path / "run.zarr"
+    gradvis.loss_surface(Counting(None), plane, resolution=5, out=out)
+    with pytest.raises(ValueError, match=f"holds another result: {part} (differs|is)"):
+        gradvis.loss_surface(Other(None), plane, resolution=5, out=out)
+
+
+def test_the_same_surface_is_gone_on_with_as_it_was_begun(tmp_path):
+    """Micro-batches move the last bits: the rest is computed with those of the first run."""
+    asked = []
+
+    class Cut(Counting):
+        def again(self, how):
+            asked.append(dict(how))
+            return super().again(how)
+
+    class Finer(Cut):
+        @property
+        def how(self):
+            return {**super().how, "micro_batch": 3}
+
+    plane, out = Plane(np.ones(2), np.eye(2)), tmp_path / "run.zarr"
+    with pytest.raises(TaskError):
+        gradvis.loss_surface(Cut(None, fail_after=9), plane, resolution=5, out=out)
+    gradvis.loss_surface(Finer(None), plane, resolution=5, out=out)
+    assert asked == [Cut(None).how] * 2
+
+
+def test_a_centre_that_is_not_a_number_is_the_same_again(tmp_path):
+    plane, out = Plane(np.ones(2), np.eye(2)), tmp_path / "run.zarr"
+    objective = Odd(np.ones(2))
+    objective.evaluate = lambda plane, coords: np.full((len(coords), 1), np.nan)
+    for _ in range(2):
+        surface = gradvis.loss_surface(objective, plane, resolution=3, out=out)
+        assert np.isnan(surface.center["loss"])
+
+
 def test_a_result_whose_loss_code_has_changed_is_left_alone(tmp_path):
     class Louder(Counting):
         def evaluate(self, plane, coords):
-            return super().evaluate(plane, coords) * 1.01
+            return super().evaluate(plane, coords) + 1e-6
 
     plane, out = Plane(np.ones(2), np.eye(2)), tmp_path / "run.zarr"
     gradvis.loss_surface(Counting(None), plane, resolution=5, out=out)
@@ -211,6 +278,12 @@ def test_methods_name_what_was_done(quadratic):
     text = gradvis.loss_surface(quadratic, gradvis.random_plane(quadratic, seed=11), resolution=5).methods()
     for part in ("5 x 5", "seed 11", "Li et al.", "1909.12108", "[-1, 1]"):
         assert part in text
+
+
+@pytest.mark.parametrize("span", [(0.5, np.float32(1.0)), (np.float64(0.5), 1)])
+def test_a_pair_of_numbers_of_any_kind_is_from_and_to(span):
+    for points in grid(2, span, 3).values():
+        assert points.tolist() == [0.5, 0.75, 1.0]
 
 
 def test_an_odd_grid_has_its_centre_exactly():

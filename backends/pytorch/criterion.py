@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradvis.backends.pytorch.compute import call
-from gradvis.backends.pytorch.data import sample_count
+from gradvis.backends.pytorch.data import sample_count, transfer, versions
 from gradvis.backends.pytorch.guard import seed_forward
 from gradvis.backends.pytorch.losses import LOSSES, Term, batch_sum, moments, term
 
@@ -54,6 +53,7 @@ class Criterion:
         self._batch_loss, self._weight = batch_loss, weight
         self._dtype, self._amp, self._device = dtype, amp, device
         self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._copies = False  # set by the first batch if the model writes to its inputs
         self._terms: dict[str, Term] = {}
         if batch_loss is None:
             self.name, first = term(loss, LOSSES)
@@ -83,24 +83,35 @@ class Criterion:
             first: Whether to see that the outputs are what the loss takes.
         """
         seed_forward(index, self._device)
-        with torch.autocast(self._device.type, torch.bfloat16) if self._amp else nullcontext():
+        if self._copies:
+            batch = transfer(batch, self._device, self._dtype)
+        before = versions(batch)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
             if self._batch_loss is not None:
-                return self._hidden(self._batch_loss(model, batch), batch)[None]
-            inputs, targets = batch
-            outputs = call(forward or model, inputs)
+                sums = self._hidden(self._batch_loss(model, batch), batch)[None]
+            else:
+                outputs = call(forward or model, batch[0])
+        self._copies = self._copies or versions(batch) != before
+        if self._batch_loss is not None:
+            return sums
         if first:
             self._check(outputs)
         if self._amp:
             outputs = outputs.to(self._dtype)
         size = sample_count(batch)
-        return torch.stack([moments(*each(outputs, targets), size, self.sum_dtype) for each in self._terms.values()])
+        return torch.stack([moments(*each(outputs, batch[1]), size, self.sum_dtype) for each in self._terms.values()])
 
     def _check(self, outputs: Tensor) -> None:
-        """Cross entropy takes logits.
+        """See that a loss can be made of them; cross entropy takes logits.
 
         Raises:
-            ValueError: If these are probabilities.
+            ValueError: If they are no tensor, or probabilities.
         """
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"a model that returns one tensor was wanted, but it returns a {type(outputs).__name__}; "
+                "pass batch_loss=f(model, batch)"
+            )
         if self.name not in {"cross_entropy", "CrossEntropyLoss"}:
             return
         if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(()).to(outputs), atol=1e-4):
@@ -117,9 +128,9 @@ class Criterion:
         """
         if isinstance(result, tuple):
             total, units = result
-            return batch_sum(total, units, self.sum_dtype)
-        if result.ndim:
-            return moments(result, None, len(result), self.sum_dtype)
+            return batch_sum(torch.as_tensor(total), units, self.sum_dtype)
+        if not isinstance(result, Tensor) or result.ndim:
+            return moments(result, None, len(result) if isinstance(result, Tensor) else 0, self.sum_dtype)
         if self._weight is None:
             raise ValueError("batch_loss returned a mean; say over how many items with weight=f(batch)")
         return batch_sum(result * self._weight(batch), self._weight(batch), self.sum_dtype)

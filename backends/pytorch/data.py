@@ -12,9 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 DEFAULT_BATCH = 128
+_WHOLE = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)  # they draw from all samples
 
 
 @dataclass(frozen=True)
@@ -112,6 +123,31 @@ def load(data: Any, place: Callable[[Any], Any], batch_size: int | None, budget:
     return Batches(source, place, tuple(_joined(kept)) if join else tuple(kept))
 
 
+def _batches_itself(loader: DataLoader[Any]) -> bool:
+    """Whether its batches are what its sampler gives, one after the other, or single items of a stream."""
+    return loader.batch_size is not None or loader.batch_sampler is None
+
+
+def _again(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """The same samples with the same collate function and workers, in index order, the last batch included.
+
+    Raises:
+        ValueError: If its sampler does not say which samples those are.
+    """
+    dataset, sampler = loader.dataset, loader.sampler if _batches_itself(loader) else loader.batch_sampler
+    if isinstance(sampler, SubsetRandomSampler):
+        dataset = Subset(dataset, sorted(sampler.indices))
+    elif not isinstance(dataset, IterableDataset) and not isinstance(sampler, _WHOLE):
+        raise ValueError(
+            f"a loader whose samples are known was wanted, but its sampler is a {type(sampler).__name__}; "
+            "pass the dataset, or torch.utils.data.Subset(dataset, indices)"
+        )
+    return DataLoader(
+        dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
+        worker_init_fn=loader.worker_init_fn, timeout=loader.timeout,
+    )  # fmt: skip
+
+
 class _Slices:
     """A pair of arrays, batch by batch."""
 
@@ -132,14 +168,8 @@ def _source(data: Any, size: int) -> Iterable[Any]:
         ValueError: If the arrays do not belong together.
     """
     if isinstance(data, DataLoader):
-        if isinstance(data.dataset, IterableDataset) or data.batch_size is None:
-            return data
-        if isinstance(data.sampler, SequentialSampler) and not data.drop_last:
-            return data
-        return DataLoader(
-            data.dataset, data.batch_size, num_workers=data.num_workers, collate_fn=data.collate_fn,
-            worker_init_fn=data.worker_init_fn, timeout=data.timeout,
-        )  # fmt: skip
+        ordered = isinstance(data.dataset, IterableDataset) or isinstance(data.sampler, SequentialSampler)
+        return data if ordered and not data.drop_last and _batches_itself(data) else _again(data)
     if isinstance(data, Dataset):
         return DataLoader(data, size)
     if isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data)):
@@ -203,13 +233,16 @@ def even(samples: int, micro: int) -> int:
 
 
 def transfer(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Tensors and arrays, however nested, to the device; floating ones in dtype, the rest as they are."""
+    """Tensors and arrays, however nested, to the device, as copies; floating ones in dtype, the rest as they are.
+
+    The user may go on writing to what they gave, and loaders may use one buffer again and again.
+    """
     if isinstance(value, np.ndarray):
-        value = torch.as_tensor(value if value.flags.writeable else value.copy())
+        value = torch.as_tensor(np.array(value, value.dtype.newbyteorder("=")))
     elif not isinstance(value, Tensor) and _is_array(value):
         value = torch.as_tensor(np.array(value))
     if isinstance(value, Tensor):
-        return value.to(device, dtype if value.is_floating_point() else None)
+        return value.detach().to(device, dtype if value.is_floating_point() else None, copy=True)
     if isinstance(value, Mapping):
         return {key: transfer(item, device, dtype) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -226,6 +259,11 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{path}.{index}")
     else:
         yield path, value
+
+
+def versions(batch: Any) -> list[int]:
+    """How often each tensor of a batch has been written to."""
+    return [leaf._version for _, leaf in _leaves(batch) if isinstance(leaf, Tensor)]
 
 
 def labels(targets: Any) -> Any:

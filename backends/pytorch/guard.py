@@ -15,11 +15,9 @@ from torch import nn
 def untouched(model: nn.Module, threads: int | None) -> Iterator[None]:
     """Inside: evaluation mode, IEEE float32, deterministic kernels; afterwards, also after an exception: as found."""
     modes = {layer: layer.training for layer in model.modules()}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the user's, to be put back
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     count = torch.get_num_threads()
     try:
-        with torch.random.fork_rng(devices=devices), _exact():
+        with generators_kept(), _exact():
             for layer in modes:
                 layer.training = False
             if threads is not None:
@@ -28,10 +26,21 @@ def untouched(model: nn.Module, threads: int | None) -> Iterator[None]:
     finally:
         for layer, mode in modes.items():
             layer.training = mode
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
         if threads is not None:
             torch.set_num_threads(count)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """The global random generators of Python, NumPy and torch are as found afterwards; loaders draw from them too."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the user's, to be put back
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

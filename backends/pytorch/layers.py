@@ -20,13 +20,15 @@ def parameter_space(model: nn.Module, include_frozen: bool = False) -> Parameter
         include_frozen: Whether parameters that need no gradient belong to the vector too.
 
     Raises:
-        ValueError: If no parameter is left to move.
+        ValueError: If no parameter is left to move, or one is not real.
     """
     parameters = dict(model.named_parameters())
     moved = [name for name, value in parameters.items() if include_frozen or value.requires_grad]
     if not moved:
         came = "all of its parameters are frozen; pass include_frozen=True" if parameters else "it has no parameters"
         raise ValueError(f"a model with trainable parameters was wanted, but {came}")
+    if odd := [name for name in moved if not parameters[name].is_floating_point()]:
+        raise ValueError(f"real floating-point parameters were wanted, but {odd[0]} is {parameters[odd[0]].dtype}")
     return ParameterSpace(_block(model, name) for name in moved)
 
 

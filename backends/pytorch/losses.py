@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+IGNORED = -100  # torch's own mark of a target that does not count
+
 Term = Callable[[Any, Any], tuple[Tensor, Tensor | None]]
 
 
@@ -35,30 +37,37 @@ def _elementwise(name: str, function: Callable[..., Tensor]) -> Term:
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-    weights = None if targets.is_floating_point() else (targets != -100)
+    weights = None if targets.is_floating_point() else (targets != IGNORED)
     return F.cross_entropy(outputs, targets, reduction="none"), weights
 
 
 def _nll(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return F.nll_loss(outputs, targets, reduction="none"), targets != -100
+    return F.nll_loss(outputs, targets, reduction="none"), targets != IGNORED
 
 
-def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Whether the largest output is the target's, (b, ...); one logit is compared with zero."""
-    if outputs.ndim == 1 or (outputs.shape == targets.shape and outputs.shape[1] == 1):
-        return (outputs > 0) == (targets > 0.5)
+def _hits(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Whether the largest output is the target's, (b, ...), and which count; one logit is compared with zero.
+
+    Raises:
+        ValueError: If the targets are not of the outputs' shape without its classes.
+    """
+    if outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1):
+        if outputs.numel() != targets.numel():
+            _same_shape("accuracy", outputs, targets)
+        return (outputs.reshape(-1) > 0) == (targets.reshape(-1) > 0.5), None
     if targets.is_floating_point() and targets.shape == outputs.shape:
         targets = targets.argmax(1)
-    return outputs.argmax(1) == targets
+    classes = outputs.argmax(1)
+    _same_shape("accuracy", classes, targets)
+    return classes == targets, targets != IGNORED
 
 
-def _accuracy(outputs: Tensor, targets: Tensor) -> tuple[Tensor, None]:
-    return _hits(outputs, targets), None
+def _error(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    hits, counted = _hits(outputs, targets)
+    return ~hits if counted is None else ~hits & counted, counted
 
 
-def _error(outputs: Tensor, targets: Tensor) -> tuple[Tensor, None]:
-    return ~_hits(outputs, targets), None
-
+_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
 
 LOSSES: Mapping[str, Term] = {
     "cross_entropy": _cross_entropy,
@@ -69,7 +78,7 @@ LOSSES: Mapping[str, Term] = {
     "huber": _elementwise("huber", F.huber_loss),
     "binary_cross_entropy": _elementwise("binary_cross_entropy", F.binary_cross_entropy_with_logits),
 }
-METRICS: Mapping[str, Term] = {**LOSSES, "accuracy": _accuracy, "error": _error}
+METRICS: Mapping[str, Term] = {**LOSSES, "accuracy": _hits, "error": _error}
 _FUNCTIONS: Mapping[Any, str] = {
     F.cross_entropy: "cross_entropy",
     F.nll_loss: "nll",
@@ -92,23 +101,36 @@ def term(what: Any, known: Mapping[str, Term] = METRICS) -> tuple[str, Term]:
     if isinstance(what, str):
         if what not in known:
             near = get_close_matches(what, known, 1, 0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
             raise ValueError(f"{what!r} is no loss or metric by name; {hint} A callable f(outputs, targets) works too")
         return what, known[what]
-    if isinstance(what, nn.Module) and getattr(what, "reduction", "none") != "none":
+    if isinstance(what, nn.Module) and hasattr(what, "reduction"):
         return type(what).__name__, _module(what)
-    if not callable(what):
-        raise TypeError(f"a loss is a name or a callable f(outputs, targets), but {type(what).__name__} came")
+    if not callable(what) or isinstance(what, type):
+        came = f"the class {what.__name__}; make one of it" if isinstance(what, type) else type(what).__name__
+        raise TypeError(f"a loss is a name or a callable f(outputs, targets), but {came} came")
     return getattr(what, "__name__", type(what).__name__), lambda outputs, targets: (what(outputs, targets), None)
 
 
 def _module(loss: nn.Module) -> Term:
-    """A loss module without its reduction; class weights and `ignore_index` become weights of the mean."""
-    each = copy.copy(loss)
+    """A loss module without its reduction; class weights and `ignore_index` become weights of the mean.
+
+    Raises:
+        ValueError: If its reduction is no mean.
+    """
+    if loss.reduction not in {"mean", "none"}:
+        raise ValueError(
+            f"gradvis draws means, but {type(loss).__name__} has reduction={loss.reduction!r}; "
+            "give it reduction='mean', or pass a function that returns per-sample values"
+        )
+    each = copy.deepcopy(loss)
     each.reduction = "none"  # type: ignore[assignment]
 
     def weighted(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        values = each(outputs, targets)
+        if isinstance(loss, _ELEMENTWISE):
+            _same_shape(type(loss).__name__, outputs, targets)
+            targets = targets.to(outputs.dtype)
+        values = each.to(outputs)(outputs, targets)
         if not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or targets.is_floating_point():
             return values, None
         kept = targets != loss.ignore_index
@@ -129,8 +151,11 @@ def moments(values: Tensor, weights: Tensor | None, size: int, dtype: torch.dtyp
         dtype: To add in.
 
     Raises:
-        ValueError: If the values are neither one a sample nor one in all.
+        TypeError: If the values are no tensor.
+        ValueError: If they are neither one a sample nor one in all.
     """
+    if not isinstance(values, Tensor):
+        raise TypeError(f"a loss or metric returns a tensor, but {type(values).__name__} came")
     if values.ndim == 0:
         return batch_sum(values * size, size, dtype)
     if values.shape[0] != size:

@@ -30,8 +30,9 @@ from gradvis.backends.pytorch.compute import (
 )
 from gradvis.backends.pytorch.criterion import Criterion
 from gradvis.backends.pytorch.data import even, is_pair, labels, load, sample_count, transfer
+from gradvis.backends.pytorch.guard import generators_kept
 from gradvis.backends.pytorch.layers import convolves_images, has_batch_norm, own_dtype, parameter_space
-from gradvis.backends.pytorch.state import State
+from gradvis.backends.pytorch.state import Run, State
 from gradvis.objective import Objective, summarise
 from gradvis.plane import Plane
 
@@ -101,12 +102,13 @@ class TorchObjective(Objective):
             loss, batch_loss, weight, metrics, dtype=self._state.dtype, amp=self._amp, device=place
         )
         budget = free_memory(place, local[1]) // _DATA_SHARE if data_budget is None else data_budget
-        self._data = load(data, self._place, batch_size, budget, join=self._criterion.sees_outputs)
+        with generators_kept(), torch.inference_mode(False):
+            self._data = load(data, self._place, batch_size, budget, join=self._criterion.sees_outputs)
+            self._settle(micro_batch, compile)
         self.streamed = self._data.kept is None
         self._units: float | None = None
         self._compiled: Compiled | None = None
         self._placed: tuple[Plane, Tensor, list[Tensor]] | None = None
-        self._settle(micro_batch, compile)
 
     def _place(self, batch: Any) -> Any:
         """To the device, in the dtype; classes as torch wants them.
@@ -132,7 +134,7 @@ class TorchObjective(Objective):
         """
         _, batch = next(iter(next(self._data.chunks())))
         pair = is_pair(batch) and self._criterion.sees_outputs
-        batch = (batch[0][:2], batch[1][:2]) if pair else batch
+        batch = self._place((batch[0][:2], batch[1][:2]) if pair else batch)  # a copy: the model may write to it
         with activation_bytes(sample_count(batch)) as cost:
             sums = self._probe(batch)
         self._sample_bytes = cost()
@@ -161,7 +163,7 @@ class TorchObjective(Objective):
 
     def _probe(self, batch: Any) -> Tensor:
         with torch.no_grad():
-            return self._inside(self._state.flat(), lambda model: self._criterion.sums(model, 0, batch, first=True))
+            return self._inside(self._state.flat(), lambda model, _: self._criterion.sums(model, 0, batch, first=True))
 
     def _takes_channels_last(self, batch: Any) -> bool:
         """Code such as x.view(len(x), -1) takes only contiguous images."""
@@ -171,7 +173,7 @@ class TorchObjective(Objective):
             return False
         return True
 
-    def _inside(self, flat: Tensor, run: Callable[[nn.Module], Tensor]) -> Tensor:
+    def _inside(self, flat: Tensor, run: Run[Tensor]) -> Tensor:
         return self._state.inside(flat, run, self._threads)
 
     @property
@@ -209,7 +211,8 @@ class TorchObjective(Objective):
         return points + self._data.nbytes() + (self._data.micro or 1) * self._sample_bytes
 
     def fingerprint(self) -> dict[str, str]:
-        return {**self._state.fingerprint(), "data": self._data.digest()}
+        with generators_kept():
+            return {**self._state.fingerprint(), "data": self._data.digest()}
 
     def parameters(self) -> Vector:
         return self._state.vector(self._state.tensors())
@@ -237,12 +240,13 @@ class TorchObjective(Objective):
         flat = torch.empty_like(origin)
         size = len(where), len(self._criterion.names), 3, 3
 
-        def run(model: nn.Module) -> Tensor:
+        def run(model: nn.Module, reset: Callable[[], None]) -> Tensor:
             forward = self._forward(model)
             sums = torch.zeros(size, dtype=self._criterion.sum_dtype, device=flat.device)
             for chunk in self._data.chunks():
                 for point, at in enumerate(where):
                     form(flat, origin, steps, at)
+                    reset()
                     for index, batch in chunk:
                         sums[point] += self._criterion.sums(model, index, batch, forward)
             return sums
@@ -277,7 +281,7 @@ class TorchObjective(Objective):
     def _count_units(self) -> float:
         """Over how many samples, tokens or pixels the whole mean goes."""
 
-        def run(model: nn.Module) -> Tensor:
+        def run(model: nn.Module, _: Callable[[], None]) -> Tensor:
             return torch.stack([self._criterion.sums(model, *each)[0, 0, 1] for each in self._batches()]).sum()
 
         with torch.no_grad():
@@ -285,10 +289,10 @@ class TorchObjective(Objective):
 
     def _accumulate(self, theta: Vector, rows: int, product: Callable[[Tensor, Tensor], Tensor]) -> Matrix:
         """Sum `product(loss over a micro-batch, theta)` over them all, (rows, d), and divide by the units."""
-        flat = self._state.flat(self.space.check(theta)).requires_grad_()
+        self.space.check(theta)
         units = 0.0
 
-        def run(model: nn.Module) -> Tensor:
+        def run(model: nn.Module, _: Callable[[], None]) -> Tensor:
             nonlocal units
             total = torch.zeros(rows, self.space.d, dtype=flat.dtype, device=flat.device)
             for index, batch in self._batches():
@@ -297,7 +301,8 @@ class TorchObjective(Objective):
                 total += product(sums[0, 2], flat)
             return total
 
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            flat = self._state.flat(theta).requires_grad_()
             total = self._inside(flat, run)
         mean: Matrix = (total / (units if self._units is None else self._units)).cpu().numpy()
         return mean

@@ -16,6 +16,7 @@ from gradvis.backends.pytorch.guard import untouched
 from gradvis.space import ParameterSpace
 
 T = TypeVar("T")
+Run = Callable[[nn.Module, Callable[[], None]], T]
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,33 @@ class State:
         values = self.vector(self.tensors()) if theta is None else theta
         return torch.tensor(values, dtype=self.dtype, device=self.device)
 
-    def inside(self, flat: Tensor, run: Callable[[nn.Module], T], threads: int | None) -> T:
-        """Call `run` with the model while its parameters are views of `flat`, and its buffers copies to write to."""
+    def inside(self, flat: Tensor, run: Run[T], threads: int | None) -> T:
+        """Call `run` while the model's parameters are views of `flat`, and its buffers copies to write to.
+
+        Args:
+            flat: The parameters; may be written to meanwhile.
+            run: Gets the model, and a function that puts the buffers back if they were written to.
+            threads: Of torch, while it runs.
+        """
         views = {block.name: flat[block.slice].view(block.shape) for block in self.space}
+        found = self.tensors()
         rest = {
             name: value.detach().to(self.device, self.dtype if value.is_floating_point() else None, copy=True)
-            for name, value in self.tensors().items()
+            for name, value in found.items()
             if name not in views
         }
+        seen = {name: value._version for name, value in rest.items()}
+
+        def reset() -> None:
+            for name, value in rest.items():
+                if value._version != seen[name]:
+                    value.copy_(found[name])
+                    seen[name] = value._version
+
         with untouched(self.model, threads):
             host = _Host(self.model)
             state = {f"model.{name}": value for name, value in {**rest, **views}.items()}
-            result: T = torch.func.functional_call(host, state, (run,))
+            result: T = torch.func.functional_call(host, state, (run, reset))
         return result
 
     def fingerprint(self) -> dict[str, str]:
@@ -100,8 +116,8 @@ class _Host(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, run: Callable[[nn.Module], T]) -> T:
-        return run(self.model)
+    def forward(self, run: Run[T], reset: Callable[[], None]) -> T:
+        return run(self.model, reset)
 
 
 def _digest(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from gradvis.schedule import Scheduler
 from gradvis.surface import Cost, Surface
 
-_LINE_SECONDS = 60.0  # between two lines where no terminal shows a bar
+_FIRST_LINE, _LINES = 5.0, 60.0  # seconds to the first line and between two, where no terminal shows a bar
 
 
 class Progress:
@@ -27,7 +27,8 @@ class Progress:
     def __init__(self, shown: bool) -> None:
         self.shown = shown
         self._bar: Any = None
-        self._began, self._first, self._told = time.monotonic(), 0, time.monotonic()
+        self._began = time.monotonic()
+        self._due = self._began + _FIRST_LINE
 
     def __enter__(self) -> Progress:
         return self
@@ -51,8 +52,8 @@ class Progress:
 
     def _line(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if done == total or now - self._told > _LINE_SECONDS:
-            self._told = now
+        if done == total or now > self._due:
+            self._due = now + _LINES
             print(
                 tqdm.format_meter(done, total, now - self._began, unit=" points", ncols=0), file=sys.stderr, flush=True
             )
