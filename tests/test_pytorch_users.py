@@ -228,3 +228,13 @@ class Twice(nn.Module):
 
     def forward(self, inputs):
         return self.body(inputs), inputs
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not tensors", b"PK\x03\x04 cut off"])
+def test_files_that_hold_no_tensors_are_refused(pair, tmp_path, content):
+    (tmp_path / "model.pt").write_bytes(content)
+    objective = gradvis.objective(net(), pair, "cross_entropy")
+    with pytest.raises(ValueError, match=r"loads without running code was wanted, but .*model.pt is not one[ ;]"):
+        objective.read(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="is a folder"):
+        objective.read(tmp_path)

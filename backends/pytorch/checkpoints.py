@@ -72,7 +72,8 @@ def read_tensors(checkpoint: Any) -> dict[str, Tensor]:
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise ValueError(f"a checkpoint file was wanted, but there is no file {path}")
+        came = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise ValueError(f"a checkpoint file was wanted, but {came}")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file  # an extra: only who has such files needs it
 
@@ -82,8 +83,9 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]
+        why = f" ({reason})" if " " in reason else ""
         raise ValueError(
-            f"a file of tensors that loads without running code was wanted, but {path} is not one ({reason}); "
+            f"a file of tensors that loads without running code was wanted, but {path} is not one{why}; "
             "save model.state_dict(), or use gradvis.save_checkpoint"
         ) from error
 

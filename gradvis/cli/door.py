@@ -65,7 +65,7 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         return "terminated; the same command goes on from here", _TERMINATED
     said = error.format_message() if isinstance(error, click.ClickException) else str(error)
     said = " ".join(said.split()) or "no message"
-    if isinstance(error, (TaskError, OSError)) or isinstance(error.__cause__, OSError):
+    if isinstance(error, (TaskError, OSError)):
         return f"error: {said}", 1
     if isinstance(error, (ValueError, TypeError, click.ClickException)):
         return f"error: {said}", 2

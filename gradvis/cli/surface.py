@@ -16,7 +16,7 @@ from gradvis.directions import random_plane
 from gradvis.machine import threads as fair_threads
 from gradvis.provenance import command_line
 from gradvis.schedule import Scheduler
-from gradvis.surface import loss_surface, surface_cost
+from gradvis.surface import grid, loss_surface, surface_cost
 
 _PICTURES = ("png", "svg", "pdf", "html")
 
@@ -64,6 +64,7 @@ def surface(
     del debug  # the door reads it
     suffixes = _suffixes(pictures)
     axes = {"span": _single(spans(span)), "resolution": _single(resolutions(resolution))}
+    grid(dims, **axes)  # a mistake in them is told before anything is loaded
     computed["threads"] = computed["threads"] or fair_threads(scheduler.cpu_sharers)
     options = chosen(**computed) | {"local": (scheduler.local_rank, scheduler.local_size)}
     objective, source = find_objective(model, named, _keywords(arguments), options)
