@@ -111,7 +111,7 @@ def ranks() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
             found.append(float(done.stdout))
     one, two = (statistics.median(found) for found in times.values())
-    print("two ranks of one thread against one, 21 x 21 points")
+    print("two ranks of one thread against one, 15 x 15 points")
     print(f"  {one:.1f} s and {two:.1f} s: {one / two:.2f} times as fast")
 
 
@@ -124,7 +124,7 @@ def as_a_rank() -> None:
         out = Path(scheduler.share(lambda: folder)) / "bench.surface.zarr"
         scheduler.share(lambda: None)
         start = time.perf_counter()
-        gradvis.loss_surface(objective, plane, resolution=21, out=out, scheduler=scheduler)
+        gradvis.loss_surface(objective, plane, resolution=15, out=out, scheduler=scheduler)
         if scheduler.is_root:
             print(time.perf_counter() - start)
         scheduler.share(lambda: None)

@@ -8,17 +8,20 @@ Beside `run.zarr` there may be, for a while or after a kill,
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
+
+T = TypeVar("T")
 
 FORMAT = 1
 ELSEWHERE = "give another --out, or --fresh to move it aside"
@@ -28,11 +31,16 @@ class StoreError(ValueError):
     """A result folder cannot be used or written: the reason in one line."""
 
 
+class RefusedError(StoreError, OSError):
+    """The system refuses, whatever the options: an OSError too, so a command ends with status 1."""
+
+
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a result says of itself: the `gradvis` attributes of its root.
 
     Raises:
         StoreError: If there is no result, or none that this version can read.
+        RefusedError: If the system refuses.
     """
     place = restored(path)
     if not place.is_dir():
@@ -46,7 +54,7 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError:
         raise StoreError(f"{place.name} is a folder, but not a gradvis result (it has no zarr.json)") from None
     except OSError as error:
-        raise StoreError(f"cannot read {place.name}: {error.strerror}") from error
+        raise RefusedError(f"cannot read {place.name}: {error.strerror}") from error
     except ValueError as error:
         raise StoreError(f"{place.name} is damaged (its zarr.json is cut off or overwritten); {ELSEWHERE}") from error
     except (KeyError, TypeError):
@@ -59,8 +67,14 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def restored(path: str | os.PathLike[str]) -> Path:
-    """The real place of a result, put back if a kill came between the two renames of `replace`."""
+    """The real place of a result, put back if a kill came between the two renames of `replace`.
+
+    Raises:
+        StoreError: If it is the root of the file system, which has no name.
+    """
     place = Path(os.path.realpath(path))
+    if not place.name:
+        raise StoreError(f"{place} is the root of the file system, not a result folder; give another path")
     aside = _aside(place)
     if not place.exists() and aside.exists():
         time.sleep(0.2)  # a living run may be between them
@@ -87,8 +101,51 @@ def building(place: Path) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(3):  # a thread of zarr's may still be writing into it
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.05)
         raise
+
+
+def arrived(folder: Path, place: Path) -> bool:
+    """Put a new folder where nothing was, or delete it if another run has put something there meanwhile.
+
+    Raises:
+        OSError: If the system refuses.
+    """
+    try:
+        folder.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(folder)
+        return False
+    return True
+
+
+def inode(place: Path) -> int | None:
+    """Which folder is there; another number tells that another one was put in its place."""
+    with suppress(FileNotFoundError):
+        return place.stat().st_ino
+    return None
+
+
+def steadily(place: Path, read: Callable[[], T]) -> T:
+    """What is read of one folder: again if another run has put a new one in its place meanwhile.
+
+    Raises:
+        StoreError: If it cannot be read although it stays.
+    """
+    while True:
+        before = inode(place)
+        try:
+            found = read()
+        except StoreError:
+            if inode(place) == before:
+                raise
+        else:
+            if inode(place) == before:
+                return found
 
 
 def replace(place: Path, folder: Path) -> None:
@@ -133,12 +190,12 @@ def explained(what: str, then: str) -> Iterator[None]:
     """Turn what the system says in the body into one line of ours.
 
     Raises:
-        StoreError: For an OSError.
+        RefusedError: For an OSError.
     """
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{what}: {error.strerror or error}; {then}") from error
+        raise RefusedError(f"{what}: {error.strerror or error}; {then}") from error
 
 
 def _numbered(place: Path) -> Path:

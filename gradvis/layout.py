@@ -39,6 +39,16 @@ def create(folder: Path, about: Mapping[str, Any], axes: Mapping[str, Values], c
     return group
 
 
+def write_compact(
+    folder: Path, about: Mapping[str, Any], axes: Mapping[str, Values], values: Values, center: Values
+) -> None:
+    """A new group that has each metric, (*shape, q), in one chunk, and the centre, (q,)."""
+    group = create(folder, about, axes, values.shape[:-1])
+    for column, name in enumerate(about["metrics"]):
+        open_array(group, name)[...] = values[..., column]
+    open_array(group, "center")[:] = center
+
+
 def write_plane(group: zarr.Group, plane: Plane) -> None:
     """Add the vectors of a plane, in their dtype."""
     vectors = group.create_group("plane")

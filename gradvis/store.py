@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gradvis import folder, layout
 from gradvis.arrays import Values
-from gradvis.folder import StoreError, explained, read_about, restored
+from gradvis.folder import StoreError, explained, inode, read_about, restored
 from gradvis.plane import Plane
 from gradvis.tiles import Tiles
 
@@ -64,15 +64,17 @@ def prepare(
     place = restored(path)
     with explained(f"cannot write {place.name}", "nothing that was there is lost; make room, or give another --out"):
         vacant = folder.is_vacant(place)
-        if not vacant and not fresh:
-            _keep(place, about)
-            return None
-        with folder.building(place) as new:
-            layout.write_plane(layout.create(new, about, axes, tile), plane)
-            layout.seal(new)
-            moved = None if vacant else folder.move_aside(place)
-            new.rename(place)
-    return moved
+        if vacant or fresh:
+            with folder.building(place) as new:
+                layout.write_plane(layout.create(new, about, axes, tile), plane)
+                layout.seal(new)
+                moved = None if vacant else folder.move_aside(place)
+                if folder.arrived(new, place):
+                    return moved
+                if fresh:
+                    raise StoreError(f"another run has made {place.name} meanwhile; run the same command again")
+        _keep(place, about)
+        return None
 
 
 def _keep(place: Path, wanted: dict[str, Any]) -> None:
@@ -106,6 +108,9 @@ class Store:
         self._open()
 
     def _open(self) -> None:
+        folder.steadily(self.path, self._load)
+
+    def _load(self) -> None:
         self.about = read_about(self.path)
         with self._sound():
             self._inode = self.path.stat().st_ino
@@ -147,18 +152,26 @@ class Store:
         at = tuple(part.start // side for part, side in zip(self.tiles.slices(tile), array.chunks, strict=True))
         return self.path / name / array.metadata.encode_chunk_key(at)
 
+    def _is_there(self, tile: int) -> bool:
+        """Whether a tile has all its chunks, in the folder that was opened."""
+        return all(self._chunk(name, tile).exists() for name in self.metrics) and inode(self.path) == self._inode
+
     def read(self, tile: int) -> Values | None:
         """The values of a tile, (p, q), or None if it must be computed: not done, or torn."""
-        if not all(self._chunk(name, tile).exists() for name in self.metrics):
+        if not self._is_there(tile):
             return None
         try:
             columns = [np.asarray(self._arrays[name][self.tiles.slices(tile)]) for name in self.metrics]
         except ValueError:  # a checksum or a length is wrong
             return None
+        if not self._is_there(tile):  # it went meanwhile: what is not there reads as NaN
+            return None
         return np.stack(columns, axis=-1).reshape(-1, len(columns))
 
     def write(self, tile: int, values: Values) -> None:
         """Keep the values of a tile, (p, q). Ranks may write different tiles at once.
+
+        Nothing is written, and nothing said, where another run of the same command has finished the result.
 
         Raises:
             StoreError: If they cannot be written, or the folder is not the one that was opened.
@@ -168,26 +181,48 @@ class Store:
         sizes = [points.stop - points.start for points in part]
         grid = np.reshape(values, (*sizes, len(self.metrics)))
         with self._writing():
+            self._check_place()
             for name in sorted(self.metrics, key="loss".__eq__):  # the loss last: it marks the tile done
                 self._arrays[name][part] = grid[..., self.metrics.index(name)]
 
     def mend(self) -> None:
         """Make torn tiles ones that are not done. For the root alone, before others write."""
         for tile in np.flatnonzero(self.done()).tolist():
-            if self.read(tile) is None:
-                self._chunk("loss", tile).unlink()
+            if self.read(tile) is None and inode(self.path) == self._inode:
+                self._chunk("loss", tile).unlink(missing_ok=True)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Only into the folder that was opened: a second run of the same command may have finished it.
+    def _writing(self, refused: str = "cannot write {}") -> Iterator[None]:
+        """What fails in the body because another run has finished this very result need not be done.
 
         Raises:
-            StoreError: If it is another one, or the system refuses.
+            StoreError: If another result is there, or the system refuses.
+            KeyError: If what is being built has lost a part.
         """
-        with explained(f"cannot write {self.path.name}", _AGAIN):
-            if self.complete or self.path.stat().st_ino != self._inode:
-                raise StoreError(f"{self.path.name} was finished or moved by another run meanwhile; open it again")
-            yield
+        try:
+            with explained(refused.format(self.path.name), _AGAIN):
+                yield
+        except (StoreError, KeyError):  # KeyError: the other run has swept away what was being built
+            if not self._is_finished():
+                raise
+
+    def _check_place(self) -> None:
+        """See that the folder is the one that was opened, and may be written.
+
+        Raises:
+            StoreError: If not.
+        """
+        if self.complete or inode(self.path) != self._inode:
+            raise StoreError(f"{self.path.name} was finished or moved by another run meanwhile; open it again")
+
+    def _is_finished(self) -> bool:
+        """Whether this very result is finished by now, by whichever run; then that is what is open."""
+        with suppress(StoreError):
+            there = read_about(self.path)
+            if there["complete"] and there["identity"] == self.identity:
+                self._open()
+                return True
+        return False
 
     def read_center(self) -> Values | None:
         """The metrics at the centre of the plane, (q,), or None if they must be computed."""
@@ -203,11 +238,12 @@ class Store:
             StoreError: If they cannot be written; see `write`.
         """
         with self._writing():
+            self._check_place()
             self._arrays["center"][:] = np.reshape(values, len(self.metrics))
 
     def mask(self) -> NDArray[np.bool_]:
         """Which points are done, in the shape of the grid."""
-        return self._grid()[1]
+        return folder.steadily(self.path, self._all)[1]
 
     def dataset(self) -> xarray.Dataset:
         """All there is, in memory, as `xarray.open_zarr` has it; NaN where nothing is done yet.
@@ -215,11 +251,20 @@ class Store:
         Raises:
             StoreError: If a finished result is torn.
         """
-        values, center, before = self._grid()[0], self.read_center(), self._inode
-        self._open()
-        if self._inode != before:  # it was made compact while we read
-            return self.dataset()
-        return layout.as_dataset(self.about, self.tiles.axes, values, center)
+        return folder.steadily(self.path, self._all)[0]
+
+    def snapshot(self) -> tuple[xarray.Dataset, NDArray[np.bool_], Plane]:
+        """`dataset`, `mask` and `plane` of one moment, while others write, finish or replace the result.
+
+        Raises:
+            StoreError: If a finished result is torn, or the plane.
+        """
+        return folder.steadily(self.path, lambda: (*self._all(), self.plane()))
+
+    def _all(self) -> tuple[xarray.Dataset, NDArray[np.bool_]]:
+        self._load()
+        values, mask = self._grid()
+        return layout.as_dataset(self.about, self.tiles.axes, values, self.read_center()), mask
 
     def _grid(self) -> tuple[Values, NDArray[np.bool_]]:
         """The values of every point, (*shape, q), and which points are done, (*shape)."""
@@ -257,19 +302,20 @@ class Store:
             StoreError: If a tile or the centre is not there, or the folder cannot be written. It stays as it is.
         """
         self._open()
-        if self.complete:
-            return
+        if not self.complete:
+            with self._writing("cannot make {} compact"):
+                self._compact(extra or {})
+            self._open()
+
+    def _compact(self, extra: Mapping[str, Any]) -> None:
         values, mask = self._grid()
         center = self.read_center()
         if center is None or not mask.all():
             raise StoreError(f"{self.path.name} lacks {np.sum(~mask)} points or its centre; run the same command again")
-        about = layout.as_json({**self.about, **(extra or {}), "complete": True})
-        with explained(f"cannot make {self.path.name} compact", _AGAIN), folder.building(self.path) as new:
-            group = layout.create(new, about, self.tiles.axes, self.tiles.shape)
-            for column, name in enumerate(self.metrics):
-                layout.open_array(group, name)[...] = values[..., column]
-            layout.open_array(group, "center")[:] = center
+        about = layout.as_json({**self.about, **extra, "complete": True})
+        with folder.building(self.path) as new:
+            layout.write_compact(new, about, self.tiles.axes, values, center)
             folder.link_tree(self.path / "plane", new / "plane")
             layout.seal(new)
+            self._check_place()  # a run that has finished it since may be deleting `new`
             folder.replace(self.path, new)
-        self._open()

@@ -5,6 +5,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -18,10 +19,14 @@ import numpy as np
 import pytest
 import xarray
 
+import gradvis.folder
 import gradvis.layout
+import gradvis.store
+from gradvis.cli.door import _verdict
 from gradvis.folder import StoreError, read_about
 from gradvis.plane import Plane
 from gradvis.store import Store, prepare
+from gradvis.surface import open_surface
 
 METRICS = ("accuracy", "loss", "loss_stderr")
 AXES = {"alpha": np.linspace(-1, 1, 5), "beta": np.linspace(-0.5, 1.5, 9)}
@@ -530,9 +535,11 @@ def test_a_second_run_of_the_same_command_does_no_harm(store, path):
     store.finish()
     before = files(path)
 
-    with pytest.raises(StoreError, match=r"run.surface.zarr was finished or moved by another run meanwhile"):
-        second.write(0, truth(second, 0))
-    second.finish()  # it is
+    for tile in (0, 8):
+        second.write(tile, truth(second, tile) + 1)
+    second.write_center(np.zeros(3))
+    second.finish()
+    assert second.complete
     assert files(path) == before
 
 
@@ -701,3 +708,128 @@ def test_kill_9_of_a_writer_loses_at_most_the_tile_in_flight(path):
     assert_holds(store, store.tiles.order()[:number])
     _write_some(path, store.tiles.order()[number:])
     assert_holds(Store(path))
+
+
+# --- two runs at once: the other one acts in the middle of what this one does
+
+
+def meanwhile(monkeypatch, owner, name, act, late=False):
+    """The next call of a function has `act` happen just before it, or just after."""
+    usual = getattr(owner, name)
+
+    def called(*args, **kwargs):
+        monkeypatch.setattr(owner, name, usual)
+        if not late:
+            act()
+        found = usual(*args, **kwargs)
+        if late:
+            act()
+        return found
+
+    monkeypatch.setattr(owner, name, called)
+
+
+def finish_another(path):
+    other = Store(path)
+    fill(other)
+    other.finish()
+
+
+def test_two_runs_started_together_share_one_result(path, monkeypatch):
+    def other():
+        make(path)
+        fill(Store(path), [0])
+
+    meanwhile(monkeypatch, gradvis.layout, "seal", other)
+    assert make(path) is None
+
+    assert_holds(Store(path), [0])
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_another_result_that_appears_meanwhile_is_refused(path, monkeypatch):
+    meanwhile(monkeypatch, gradvis.layout, "seal", lambda: make(path, identity={"samples": 1}))
+    with pytest.raises(StoreError, match="holds another result: .*samples"):
+        make(path)
+    meanwhile(monkeypatch, gradvis.folder, "move_aside", lambda: make(path), late=True)
+    with pytest.raises(StoreError, match="another run has made run.surface.zarr meanwhile; run the same command again"):
+        make(path, fresh=True)
+    assert sorted(os.listdir(path.parent)) == ["run.surface.1.zarr", path.name]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Store, "_grid"), (gradvis.layout, "create"), (gradvis.layout, "seal"), (Path, "exists")]
+)
+def test_a_result_finished_by_another_run_while_this_one_finishes_it(store, path, monkeypatch, owner, name, late):
+    fill(store)
+    other = Store(path)
+    meanwhile(monkeypatch, owner, name, other.finish, late)
+    store.finish()
+
+    assert store.complete
+    assert_holds(Store(path))
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_late_write_into_another_finished_result_is_an_error(store, path):
+    make(path, fresh=True, identity={"samples": 1})
+    finish_another(path)
+    before = files(path)
+    with pytest.raises(StoreError, match="was finished or moved by another run meanwhile; open it again"):
+        store.write(0, truth(store, 0))
+    assert files(path) == before
+
+
+@pytest.mark.parametrize("tile", [0, 5])
+def test_a_tile_that_goes_while_it_is_read_is_not_read_as_nan(store, path, monkeypatch, tile):
+    fill(store)
+    array = type(store._arrays["loss"])
+    meanwhile(monkeypatch, array, "__getitem__", lambda: store._chunk("accuracy", tile).unlink())
+    assert store.read(tile) is None
+    store.write(tile, truth(store, tile))
+    meanwhile(monkeypatch, array, "__getitem__", Store(path).finish)
+    assert store.read(tile) is None
+    before = files(path)
+    store.mend()  # what it cannot read there is not its own
+    assert files(path) == before
+
+
+@pytest.mark.parametrize(("owner", "name"), [(gradvis.store, "read_about"), (Store, "_grid"), (Store, "read_center")])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_surface_is_read_of_one_moment_whatever_another_run_does(store, path, monkeypatch, owner, name, late):
+    fill(store, [0])
+    meanwhile(monkeypatch, owner, name, lambda: finish_another(path), late)
+    surface = open_surface(path)
+
+    assert surface.about["complete"]
+    assert surface.done.all()
+    xarray.testing.assert_identical(surface.dataset, Store(path).dataset())
+
+    meanwhile(monkeypatch, owner, name, lambda: make(path, fresh=True, identity={"samples": 1}), late)
+    surface = open_surface(path)
+    assert surface.about["identity"]["samples"] == 1
+    assert not surface.done.any()
+    assert np.isnan(surface.dataset["loss"]).all()
+
+
+# --- what a command's status will be
+
+
+def test_a_refusal_of_the_system_has_status_1_and_a_mistake_2(store, path, monkeypatch):
+    def status(act):
+        with pytest.raises(StoreError) as caught:
+            act()
+        return _verdict(pickle.loads(pickle.dumps(caught.value)))[1]  # as it comes from another rank
+
+    assert status(lambda: make(path.parent / "absent" / "run.zarr")) == 2
+    assert status(lambda: make(path, identity={"samples": 1})) == 2
+    _refuse_writes(monkeypatch, errno.ENOSPC, after=0)
+    assert status(lambda: make(path, fresh=True)) == 1
+    assert status(lambda: store.write(0, truth(store, 0))) == 1
+
+
+def test_the_root_of_the_file_system_is_no_result():
+    for ask in (read_about, Store, make):
+        with pytest.raises(StoreError, match=r"^/ is the root of the file system, not a result folder; give another"):
+            ask("/")
