@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -35,9 +36,17 @@ def demo(folder: Path) -> None:
         _run(folder, shown, [str(surface), "model.pt"])
     prefix = f"mpirun -n {_RANKS} " if launcher else ""
     click.echo(
-        f"\nAll of it is in {folder}: open model.surface.html in a browser. Try next, there:\n"
-        f"  {prefix}{shown} --normalize layer --out layer.surface.zarr"
+        f"\nAll of it is in {folder}; open {folder / 'model.surface.html'} in a browser. Try next:\n"
+        f"  {_entering(folder)} && {prefix}{shown} --normalize layer --out layer.surface.zarr"
     )
+
+
+def _entering(folder: Path) -> str:
+    """What to type before the commands of this environment work in the folder."""
+    activate = Path(sys.executable).with_name("activate")
+    here = shutil.which("gradvis-surface") == str(activate.with_name("gradvis-surface"))
+    start = "" if here or not activate.exists() else f"source {os.path.relpath(activate)} && "
+    return f"{start}cd {folder}"
 
 
 def _launcher() -> str | None:
