@@ -81,7 +81,7 @@ def _duration(seconds: float) -> str:
     """In the two largest units that matter.
 
     >>> _duration(0.4), _duration(75), _duration(4000), _duration(200000)
-    ('1 s', '1 min 15 s', '1 h 7 min', '2 d 8 h')
+    ('1 s', '1 min 15 s', '1 h 6 min', '2 d 7 h')
     """
     whole = max(1, round(seconds))
     for size, unit, rest, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
