@@ -24,8 +24,9 @@ def demo(folder: Path) -> None:
     if missing:
         raise ValueError(f'the demo needs {", ".join(missing)}; install them with: pip install "gradvis[demo]"')
     folder.mkdir(parents=True, exist_ok=True)
-    with as_file(files("gradvis.cli") / "examples" / "lenet.py") as script:
-        shutil.copyfile(script, folder / "lenet.py")
+    if not (folder / "lenet.py").exists():  # else it may be edited: it is the user's
+        with as_file(files("gradvis.cli") / "examples" / "lenet.py") as script:
+            shutil.copyfile(script, folder / "lenet.py")
     _run(folder, "python lenet.py", [sys.executable, "lenet.py"])
     launcher = _launcher()
     surface = Path(sys.executable).with_name("gradvis-surface")

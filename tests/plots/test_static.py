@@ -223,6 +223,8 @@ def test_awkward_surfaces_are_drawn(f, tmp_path):
     surface = trial(f)
     plots.plot(surface, tmp_path / "run.png")
     plots.plot(surface, tmp_path / "run.html")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+    assert (tmp_path / "run.html").stat().st_size > 1_000_000
 
 
 @pytest.mark.filterwarnings("error")
