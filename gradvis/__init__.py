@@ -7,6 +7,7 @@ surface.plot("run.png")
 
 __version__ = "0.1.0"
 
+from gradvis.between import plane_between
 from gradvis.directions import random_plane
 from gradvis.objective import Objective, objective, save_checkpoint
 from gradvis.plane import Plane
@@ -25,6 +26,7 @@ __all__ = [
     "loss_surface",
     "objective",
     "open",
+    "plane_between",
     "random_plane",
     "save_checkpoint",
 ]

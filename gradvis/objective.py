@@ -33,11 +33,13 @@ class Objective(ABC):
             A result is resumed only by an objective that says the same.
         how: What moves nothing but the last bits (micro-batch, device, threads), as used.
         streamed: Whether the data is loaded anew for every call of `evaluate`.
+        points: How many points go through the network at once; tiles are made of that many.
     """
 
     space: ParameterSpace
     metrics: tuple[str, ...]
     streamed: bool = False
+    points: int = 1
 
     @property
     @abstractmethod
@@ -64,6 +66,20 @@ class Objective(ABC):
     @abstractmethod
     def at(self, checkpoint: Any) -> Objective:
         """The same loss and data in another state: parameters *and* buffers."""
+
+    def on(self, plane: Plane) -> Objective:
+        """The same, with the policies that the points of a plane ask for where the user has chosen none."""
+        del plane
+        return self
+
+    def stored(self) -> Objective:
+        """The same, measured with the statistics that belong to the state: a checkpoint's own loss."""
+        return self
+
+    def tune(self, plane: Plane) -> Mapping[str, Any]:
+        """The fastest way of computing points of a plane, by the clock: a `how` for `again`."""
+        del plane
+        return self.how
 
     @abstractmethod
     def evaluate(self, plane: Plane, coords: Values) -> Values:
@@ -120,7 +136,7 @@ class Restricted(Objective):
         self.whole, self.pattern = whole, pattern
         self.space = ParameterSpace(blocks)
         self.metrics = whole.metrics
-        self.streamed = whole.streamed
+        self.streamed, self.points = whole.streamed, whole.points
         self._fixed = whole.parameters()
         self._index = np.concatenate([np.arange(block.slice.start, block.slice.stop) for block in blocks])
 
@@ -148,9 +164,20 @@ class Restricted(Objective):
     def at(self, checkpoint: Any) -> Objective:
         return Restricted(self.whole.at(checkpoint), self.pattern)
 
+    def _wider(self, plane: Plane) -> Plane:
+        return Plane(self._embed(plane.origin, self._fixed), self._embed(plane.directions), plane.about)
+
+    def on(self, plane: Plane) -> Objective:
+        return self._around(self.whole.on(plane))
+
+    def stored(self) -> Objective:
+        return self._around(self.whole.stored())
+
+    def tune(self, plane: Plane) -> Mapping[str, Any]:
+        return self.whole.tune(self._wider(plane))
+
     def evaluate(self, plane: Plane, coords: Values) -> Values:
-        whole = Plane(self._embed(plane.origin, self._fixed), self._embed(plane.directions), plane.about)
-        return self.whole.evaluate(whole, coords)
+        return self.whole.evaluate(self._wider(plane), coords)
 
     def gradient(self, theta: Vector) -> Vector:
         return self.whole.gradient(self._embed(self.space.check(theta), self._fixed))[self._index]
@@ -160,9 +187,7 @@ class Restricted(Objective):
         return self.whole.hvp(where, self._embed(vectors), operator)[:, self._index]
 
     def shard(self, index: int, count: int) -> Objective:
-        part = Restricted(self.whole.shard(index, count), self.pattern)
-        part._fixed = self._fixed
-        return part
+        return self._around(self.whole.shard(index, count))
 
     def fingerprint(self) -> dict[str, str]:
         return self.whole.fingerprint()
@@ -171,7 +196,11 @@ class Restricted(Objective):
         return self.whole.memory(k)
 
     def again(self, how: Mapping[str, Any]) -> Objective:
-        part = Restricted(self.whole.again(how), self.pattern)
+        return self._around(self.whole.again(how))
+
+    def _around(self, whole: Objective) -> Restricted:
+        """The same part of another form of the whole."""
+        part = Restricted(whole, self.pattern)
         part._fixed = self._fixed
         return part
 

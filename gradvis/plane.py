@@ -19,6 +19,8 @@ class Plane:
         origin: Where the coordinates are zero, (d,).
         directions: What one step along each axis adds, (k, d); need be neither orthogonal nor of unit length.
         about: How the plane was made (kind, seed, normalisation, ...); recorded with every result.
+        checkpoints: States that lie on it or near it, by name: anything that `Objective.at` takes. They are
+            measured and drawn with a surface, but not kept with its plane.
 
     >>> plane = Plane(np.zeros(3), np.eye(3)[:2])
     >>> plane.k, plane.d, plane.point([2.0, 5.0]).tolist()
@@ -28,6 +30,7 @@ class Plane:
     origin: Vector
     directions: Matrix
     about: Mapping[str, Any] = field(default_factory=lambda: {"kind": "custom"})
+    checkpoints: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         dtype = np.result_type(np.asarray(self.origin).dtype, np.asarray(self.directions).dtype, np.float32)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
-from numbers import Real
 from os import PathLike
 from typing import Any
 
@@ -16,6 +15,8 @@ import xarray
 from numpy.typing import NDArray
 
 from gradvis.arrays import Values
+from gradvis.grid import Span, grid_on
+from gradvis.landmarks import Landmark, as_records, from_records, landmarks
 from gradvis.layout import as_dataset
 from gradvis.objective import Objective
 from gradvis.plane import Plane
@@ -24,12 +25,8 @@ from gradvis.schedule import Progress, Scheduler, default_scheduler
 from gradvis.store import Store, prepare
 from gradvis.tiles import Tiles, tile_shape
 
-AXES = ("alpha", "beta", "gamma")
-RESOLUTIONS = {1: 201, 2: 51, 3: 21}
 # Ours: enough tiles that ranks end together and a kill loses little; loading the data anew costs more a tile.
 _TILES, _TILES_STREAMED, _TILES_A_RANK = 256, 64, 16
-
-Span = float | tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +54,11 @@ class Surface:
     def center(self) -> dict[str, float]:
         """Every metric where all coordinates are zero, on the grid or not."""
         return dict(zip(self.about["metrics"], self.dataset["center"].values.tolist(), strict=True))
+
+    @property
+    def checkpoints(self) -> tuple[Landmark, ...]:
+        """The checkpoints on its plane, with their own metrics and those of their places."""
+        return from_records(self.about.get("checkpoints", []))
 
     def plot(self, path: str | PathLike[str] | None = None, **options: Any) -> Any:
         """Draw it, and write it if a path is given; see `gradvis.plots.plot` for the options.
@@ -88,51 +90,10 @@ class Cost:
     files: int
 
 
-def grid(k: int, span: Span | Sequence[Span] = 1.0, resolution: int | Sequence[int] | None = None) -> dict[str, Values]:
-    """The points of each axis, by name.
-
-    Args:
-        k: Dimensions of the plane.
-        span: From -span to span, or (from, to); one for all axes or one each.
-        resolution: Points on an axis, likewise; 201, 51, 21 for 1, 2, 3 dimensions.
-
-    Raises:
-        ValueError: If there is another number of them, or an axis would have no extent.
-
-    >>> {name: points.tolist() for name, points in grid(2, [1.0, (0.0, 2.0)], 3).items()}
-    {'alpha': [-1.0, 0.0, 1.0], 'beta': [0.0, 1.0, 2.0]}
-    """
-    sizes = _each(RESOLUTIONS[k] if resolution is None else resolution, k, "resolution")
-    spans = _each([span] * k if _is_pair(span) else span, k, "span")
-    return {name: _axis(*pair) for name, *pair in zip(AXES[:k], spans, sizes, strict=True)}
-
-
-def _is_pair(span: Any) -> bool:
-    return isinstance(span, tuple) and len(span) == 2 and all(isinstance(end, Real) for end in span)
-
-
-def _each(given: Any, k: int, what: str) -> list[Any]:
-    values = list(given) if isinstance(given, (Sequence, np.ndarray)) else [given] * k
-    if len(values) != k:
-        raise ValueError(f"{what} takes one value, or one for each of the {k} dimensions, but {len(values)} came")
-    return values
-
-
-def _axis(span: Span, size: int) -> Values:
-    low, high = map(float, span) if isinstance(span, tuple) else (0.0 - float(span), float(span))
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"span must run from a number up to a larger one, but it runs from {low:g} to {high:g}")
-    if int(size) != size or size < 2:
-        raise ValueError(f"resolution must be a whole number, at least 2, but {size!r} came")
-    points = np.linspace(low, high, int(size))
-    points[np.abs(points) < 1e-12 * (high - low)] = 0.0  # the centre, where rounding missed it
-    return points
-
-
 def loss_surface(
     objective: Objective,
     plane: Plane,
-    span: Span | Sequence[Span] = 1.0,
+    span: Span | Sequence[Span] | None = None,
     resolution: int | Sequence[int] | None = None,
     *,
     out: str | PathLike[str] | None = None,
@@ -144,9 +105,11 @@ def loss_surface(
     """Evaluate the objective on a grid of a plane.
 
     Args:
-        objective: What is evaluated, in full at every point.
-        plane: Where; of one to three dimensions.
-        span: See `grid`; in units of the plane's directions.
+        objective: What is evaluated, in full at every point. Where no batch-norm policy was chosen, that of
+            the plane: `recalibrate` for one through several checkpoints.
+        plane: Where; of one to three dimensions. Its checkpoints are measured too, each with its own buffers.
+        span: See `grid`; in units of the plane's directions. -1 to 1 where not given, between checkpoints
+            -0.5 to 1.5.
         resolution: See `grid`.
         out: A folder that grows as tiles come in. If it holds the same surface unfinished, that is gone
             on with; if it holds another, it is left alone and ValueError says what differs.
@@ -161,8 +124,9 @@ def loss_surface(
     """
     scheduler = scheduler or default_scheduler()
     progress = progress if scheduler.is_root else None
-    axes = grid(_dimensions(plane), span, resolution)
-    tiles = Tiles(axes, _tile(axes, objective.streamed, scheduler.size))
+    objective = objective.on(plane)
+    axes = grid_on(plane, span, resolution)
+    tiles = Tiles(axes, _tile(axes, objective, scheduler.size))
     identity = {"objective": objective.about, "fingerprint": objective.fingerprint()}
     scheduler.agree({**identity["fingerprint"], "plane": digest(plane.origin, plane.directions)})
     about = {**(provenance or {}), "plane": dict(plane.about), "objective": objective.about, "how": objective.how}
@@ -179,21 +143,16 @@ def loss_surface(
     objective = objective.again(store.about["how"])
     _check_center(store, _center(objective, plane), objective, scheduler)
     if not store.complete:
-        _fill(store, objective, plane, scheduler, progress)
-        scheduler.share(store.finish)
+        marks = landmarks(objective, plane, scheduler)
+        how = _fill(store, objective, plane, scheduler, progress)
+        scheduler.share(lambda: store.finish({"how": how, "checkpoints": as_records(marks)}))
     return open_surface(out)
 
 
-def _dimensions(plane: Plane) -> int:
-    if plane.k not in RESOLUTIONS:
-        raise ValueError(f"a surface lies on a plane of 1, 2 or 3 dimensions, but this one has {plane.k}")
-    return plane.k
-
-
-def _tile(axes: Mapping[str, Values], streamed: bool, ranks: int) -> tuple[int, ...]:
+def _tile(axes: Mapping[str, Values], objective: Objective, ranks: int) -> tuple[int, ...]:
     shape = tuple(map(len, axes.values()))
-    tiles = max(_TILES_STREAMED if streamed else _TILES, _TILES_A_RANK * ranks)
-    return tile_shape(shape, max(1, prod(shape) // tiles))
+    tiles = max(_TILES_STREAMED if objective.streamed else _TILES, _TILES_A_RANK * ranks)
+    return tile_shape(shape, max(objective.points, prod(shape) // tiles))
 
 
 def _center(objective: Objective, plane: Plane) -> Values:
@@ -220,15 +179,17 @@ def _check_center(store: Store, now: Values, objective: Objective, scheduler: Sc
     scheduler.share(keep_or_compare)
 
 
-def _fill(store: Store, objective: Objective, plane: Plane, scheduler: Scheduler, progress: Any) -> None:
-    """Compute the tiles that are not there."""
+def _fill(store: Store, objective: Objective, plane: Plane, scheduler: Scheduler, progress: Any) -> Mapping[str, Any]:
+    """Compute the tiles that are not there, and tell how, at the least (a device may have run out of memory)."""
     done = scheduler.share(store.done)
     todo = [tile for tile in store.tiles.order() if not done[tile]]
 
-    def task(index: int) -> None:
+    def task(index: int) -> Mapping[str, Any]:
         store.write(todo[index], objective.evaluate(plane, store.tiles.points(todo[index])))
+        return objective.how
 
-    scheduler.map(task, len(todo), _counted(store.tiles, todo, progress))
+    hows = scheduler.map(task, len(todo), _counted(store.tiles, todo, progress))
+    return min([store.about["how"], *hows], key=lambda how: how.get("micro_batch") or 0)
 
 
 def _counted(tiles: Tiles, todo: list[int], progress: Callable[[int, int], None] | None) -> Progress | None:
@@ -247,6 +208,7 @@ def _in_memory(
 ) -> Surface:
     order = tiles.order()
     center = _center(objective, plane)
+    marks = landmarks(objective, plane, scheduler)
     parts = scheduler.map(
         lambda index: objective.evaluate(plane, tiles.points(order[index])),
         tiles.count,
@@ -257,6 +219,7 @@ def _in_memory(
         where = tiles.slices(tile)
         values[where] = part.reshape(values[where].shape)
     about |= {"kind": "surface", "complete": True, "metrics": list(objective.metrics), "tile": list(tiles.tile)}
+    about |= {"how": objective.how, "checkpoints": as_records(marks)}
     return Surface(as_dataset(about, tiles.axes, values, center), plane, np.ones(tiles.shape, bool), about)
 
 
@@ -269,19 +232,20 @@ def open_surface(path: str | PathLike[str]) -> Surface:
 def surface_cost(
     objective: Objective,
     plane: Plane,
-    span: Span | Sequence[Span] = 1.0,
+    span: Span | Sequence[Span] | None = None,
     resolution: int | Sequence[int] | None = None,
     scheduler: Scheduler | None = None,
 ) -> Cost:
     """What `loss_surface` with the same arguments will take; two points are evaluated for it, on every rank."""
     scheduler = scheduler or default_scheduler()
-    axes = grid(_dimensions(plane), span, resolution)
+    objective = objective.on(plane)
+    axes = grid_on(plane, span, resolution)
     times = []
     for _ in range(2):  # the first one pays for starting up
         start = time.perf_counter()
         _center(objective, plane)
         times.append(time.perf_counter() - start)
     points = prod(map(len, axes.values()))
-    tiles = Tiles(axes, _tile(axes, objective.streamed, scheduler.size)).count
+    tiles = Tiles(axes, _tile(axes, objective, scheduler.size)).count
     seconds = times[0] + -(-points // scheduler.size) * times[1]
     return Cost(points, seconds, objective.memory(plane.k), tiles * len(objective.metrics) + 30)

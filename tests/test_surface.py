@@ -7,7 +7,8 @@ import xarray
 import gradvis
 from gradvis import Plane, TaskError
 from gradvis.backends.analytic import Quadratic, Rosenbrock
-from gradvis.surface import grid, surface_cost
+from gradvis.grid import grid
+from gradvis.surface import surface_cost
 
 SPECTRUM = np.array([4.0, 1.0, 0.5, 0.0, -2.0])
 

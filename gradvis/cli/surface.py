@@ -16,7 +16,8 @@ from gradvis.directions import random_plane
 from gradvis.machine import threads as fair_threads
 from gradvis.provenance import command_line
 from gradvis.schedule import Scheduler
-from gradvis.surface import grid, loss_surface, surface_cost
+from gradvis.grid import grid
+from gradvis.surface import loss_surface, surface_cost
 
 _PICTURES = ("png", "svg", "pdf", "html")
 
