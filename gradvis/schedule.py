@@ -21,6 +21,22 @@ class LaunchError(ValueError):
     """The launcher and the MPI library do not fit: more ranks were announced than MPI shows."""
 
 
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that files and MPI are left in order."""
+
+
+_ENDINGS = ((KeyboardInterrupt, "interrupted", 130), (Terminated, "terminated", 143))
+
+
+def ending(error: BaseException) -> tuple[str, int] | None:
+    """The word and the exit status for a signal that ended the work; None if it was none.
+
+    >>> ending(KeyboardInterrupt()), ending(ValueError())
+    (('interrupted', 130), None)
+    """
+    return next(((word, status) for kind, word, status in _ENDINGS if isinstance(error, kind)), None)
+
+
 def describe(index: int, rank: int, error: BaseException) -> str:
     """What a TaskError says: the context is added here, once."""
     name = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
@@ -57,6 +73,9 @@ class Scheduler(Protocol):
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Raise ValueError on every rank if these facts are not the same on all of them."""
+
+    def gather(self, mine: T) -> list[T]:
+        """What every rank brings, in their order, on every rank."""
 
     def map(self, task: Callable[[int], T], count: int, progress: Progress | None = None) -> list[T]:
         """`[task(0), ..., task(count - 1)]` on every rank; a rank that is free takes the next.
@@ -102,6 +121,10 @@ class Serial:
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """One rank agrees with itself."""
+
+    def gather(self, mine: T) -> list[T]:
+        """What this rank brings."""
+        return [mine]
 
     def map(self, task: Callable[[int], T], count: int, progress: Progress | None = None) -> list[T]:
         """The tasks in order; see `Scheduler.map`.

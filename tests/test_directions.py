@@ -1,11 +1,15 @@
 """Against Li et al. 2018, whose `normalize_direction` is written out below as a loop over filters."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gradvis import Block, ParameterSpace, random_plane
 from gradvis.backends.analytic import Quadratic
 from gradvis.directions import random_directions
+from gradvis.notes import Note
 
 SPACE = ParameterSpace([
     Block("conv.weight", (6, 3, 5, 5)),
@@ -72,6 +76,17 @@ def test_biases_move_when_asked_with_a_random_sign_each():
     np.testing.assert_allclose(np.abs(made[:, where]), np.abs(np.stack([THETA[where]] * 2)), rtol=1e-14)
 
 
+def test_a_bias_or_scale_of_several_dimensions_has_a_filter_for_each_number():
+    space = ParameterSpace([
+        Block("norm", (3, 4), kind="norm"),
+        Block("bias", (2, 3, 1), kind="bias", filter_axes=(1,)),
+    ])
+    theta = np.random.default_rng(0).normal(size=space.d)
+    made = random_directions(space, theta, 1, include_bias=True)[0]
+    np.testing.assert_allclose(np.abs(made), np.abs(theta), rtol=1e-14)
+    assert not np.allclose(made, theta)
+
+
 def test_random_directions_are_nearly_orthogonal():
     space = ParameterSpace([Block("w", (200, 500))])
     one, two = random_directions(space, np.ones(space.d), 2)
@@ -101,6 +116,47 @@ def test_dead_filters_stay_dead():
     made = random_directions(SPACE, theta, 1)[0]
     assert not made[: 3 * 5 * 5].any()
     assert np.isfinite(made).all()
+
+
+def notes_of(theta, blocks=SPACE, **options):
+    """What a user is told who asks for a random plane."""
+    space = ParameterSpace(blocks)
+    with warnings.catch_warnings(record=True) as made:
+        warnings.simplefilter("always")
+        random_plane(Quadratic(np.ones(space.d), space=space), origin=theta, **options)
+    assert all(each.category is Note for each in made)
+    assert all(each.filename == __file__ for each in made), "the line of the user's own call"
+    return [str(each.message) for each in made]
+
+
+@pytest.mark.parametrize("normalize", ["filter", "layer"])
+def test_an_array_of_zeros_is_named_since_the_surface_does_not_move_along_it(normalize):
+    theta = THETA.copy()
+    theta[SPACE["kernel"].slice] = theta[SPACE["conv.bias"].slice] = 0
+    theta[0] = 0  # one dead number is no news
+    (said,) = notes_of(theta, normalize=normalize)
+    assert "all zero at the origin" in said
+    assert "zero there too: kernel; the surface does not move" in said
+    (said,) = notes_of(theta, normalize=normalize, include_bias=True)
+    assert ": conv.bias, kernel;" in said
+
+
+def test_zeros_are_no_news_where_directions_do_not_follow_the_weights():
+    assert notes_of(0 * THETA, normalize="none") == []
+    assert notes_of(THETA) == []
+
+
+def test_three_names_are_enough():
+    blocks = [Block(name, (2, 2)) for name in "abcde"]
+    assert ": a, b, c and 2 more;" in notes_of(np.zeros(20), blocks)[0]
+    assert ": a, b, c;" in notes_of(np.zeros(12), blocks[:3])[0]
+
+
+def test_guessed_filters_are_named_where_they_count():
+    blocks = [replace(block, guessed=block.name in {"tiny", "conv.bias"}) for block in SPACE]
+    (said,) = notes_of(THETA, blocks)
+    assert "axis 0 was taken to count filters: tiny;" in said
+    assert notes_of(THETA, blocks, normalize="layer") == notes_of(THETA, blocks, normalize="none") == []
 
 
 def test_rescaling_a_relu_net_leaves_its_picture_alone():

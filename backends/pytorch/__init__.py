@@ -1,8 +1,18 @@
 """Objectives of PyTorch modules."""
 
-from gradvis.backends.pytorch.checkpoints import objective_name, save_checkpoint
+from gradvis.backends.pytorch.checkpoints import Checkpoint, objective_name, save_checkpoint
 from gradvis.backends.pytorch.objective import TorchObjective
+from gradvis.backends.pytorch.programs import load_program, load_trusted, program_kind
 
 objective = TorchObjective
 
-__all__ = ["TorchObjective", "objective", "objective_name", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "TorchObjective",
+    "load_program",
+    "load_trusted",
+    "objective",
+    "objective_name",
+    "program_kind",
+    "save_checkpoint",
+]

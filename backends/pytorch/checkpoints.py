@@ -2,132 +2,206 @@
 
 from __future__ import annotations
 
-import argparse
-import pathlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradvis.backends.pytorch.matching import Tensors, all_names, bare, check_finite, first, listed, matched
+from gradvis.backends.pytorch.reading import foreign, load, plain_file, read
+
 _MARK = "gradvis"
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    pathlib.PosixPath,
-    pathlib.PurePosixPath,
-    pathlib.WindowsPath,
-    np.dtype,
-    np.ndarray,
-]
+_DEEPEST = 6
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, objective: str | None = None, **extra: Any) -> None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, and which of its states is meant; `Objective.read` and `at` take it like a path.
+
+    Attributes:
+        source: A path, a module, or a mapping of tensors under any keys.
+        key: Where the state lies in it, as `model_ema`, `training.G`, or the prefix of its names; None
+            for the one that fits.
+    """
+
+    source: Any
+    key: str | None = None
+
+
+def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, objective: str | None = None, **extra: Any) -> None:
     """Write a model's tensors, and the name of its objective, so that `gradvis-surface PATH` needs nothing else.
 
     Args:
-        path: The file, `.pt`.
+        path: The file, `.pt`. An earlier file stays as it is until the new one is whole.
         model: Its `state_dict` is stored, parameters and buffers.
         objective: `FILE.py:NAME`, a function that returns the Objective; FILE.py lies in the folder
             from which the command is run.
         **extra: Tensors, numbers and strings to store beside it, such as `step=100`.
 
     Raises:
-        ValueError: If the objective is not named as FILE.py:NAME.
+        ValueError: If the objective is not named as FILE.py:NAME, or something could not be read back.
     """
-    if objective is not None and not (objective.partition(":")[0].endswith(".py") and objective.partition(":")[2]):
-        raise ValueError(f"an objective is named as FILE.py:NAME, but {objective!r} came")
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    partial = Path(f"{path}.partial")
-    torch.save({"state_dict": state, _MARK: {"objective": objective}, **extra}, partial)
-    partial.replace(path)
-
-
-def objective_name(path: str | Path) -> str | None:
-    """The objective that a checkpoint names, or None."""
+    _check_named(objective)
+    if taken := {"state_dict", _MARK} & set(extra):
+        raise ValueError(f"{min(taken)} is what gradvis.save_checkpoint writes itself; give the extra another name")
     if Path(path).suffix == ".safetensors":
-        return None
-    content = _load(Path(path))
-    mark = content.get(_MARK) if isinstance(content, Mapping) else None
-    return mark.get("objective") if isinstance(mark, Mapping) else None
-
-
-def read_tensors(checkpoint: Any) -> dict[str, Tensor]:
-    """The named tensors of a checkpoint: a path, a module, or a mapping of them under any key.
-
-    Raises:
-        ValueError: If no tensors are found in it.
-    """
-    if isinstance(checkpoint, nn.Module):
-        return dict(checkpoint.state_dict())
-    if isinstance(checkpoint, (str, Path)):
-        found = _tensors(_load(Path(checkpoint)))
-    else:
-        found = _tensors(checkpoint)
-    if not found:
-        raise ValueError(f"a checkpoint with named tensors was wanted, but {checkpoint!s:.80} holds none")
-    return _without_prefixes(found)
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        came = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
-        raise ValueError(f"a checkpoint file was wanted, but {came}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file  # an extra: only who has such files needs it
-
-        return load_file(path)
+        raise ValueError(f"gradvis.save_checkpoint writes .pt files, but {path} came; name it .pt")
+    content = {"state_dict": _copied(model.state_dict()), _MARK: {"objective": objective}, **extra}
+    partial = Path(f"{os.fspath(path)}.partial")
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        why = f" ({reason})" if " " in reason else ""
+        with partial.open("wb") as file:
+            torch.save(content, file)
+        _check_loads(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_named(objective: str | None) -> None:
+    if objective is None:
+        return
+    file, _, name = objective.partition(":")
+    if not file.endswith(".py") or not name:
+        raise ValueError(f"an objective is named as FILE.py:NAME, but {objective!r} came")
+    if Path(file).name != file:
         raise ValueError(
-            f"a file of tensors that loads without running code was wanted, but {path} is not one{why}; "
-            "save model.state_dict(), or use gradvis.save_checkpoint"
+            f"a checkpoint may name only a .py file of the folder from which commands are run, but {file} came; "
+            f"give {Path(file).name}:{name}"
+        )
+
+
+def _check_loads(partial: Path) -> None:
+    try:
+        load(partial, "meta")
+    except ValueError as error:
+        raise ValueError(
+            "tensors, numbers and strings may be stored beside a model, for they load without running code, but "
+            f"something else came ({foreign(error.__cause__) or error}); leave it out"
         ) from error
 
 
-def _tensors(content: Any) -> dict[str, Tensor]:
-    """The mapping with the most tensors, wherever it lies; `state_dict` and `model` go first."""
-    if not isinstance(content, Mapping):
-        return {}
-    own = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if own:
-        return own
-    first = [content[key] for key in ("state_dict", "model_state_dict", "model") if key in content]
-    nested = [_tensors(value) for value in (first or content.values())]
-    return max(nested, key=len, default={})
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    """On the CPU, each in a storage of its own; what is tied stays tied."""
+    made: dict[Any, Tensor] = {}
+
+    def copy(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        place = value.device, value.data_ptr(), value.dtype, value.shape, value.stride()
+        return made.setdefault(place, value.detach().cpu().clone())
+
+    return {name: copy(value) for name, value in state.items()}
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Less the `module.` of data parallelism and the `_orig_mod.` of compilation."""
-    return {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in tensors.items()}
-
-
-def matched(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's values for the model's own names.
+def objective_name(path: str | os.PathLike[str]) -> str | None:
+    """The objective that a checkpoint names, or None.
 
     Raises:
-        ValueError: If it is of another architecture: which names miss, which shapes differ.
+        ValueError: If it is no checkpoint.
     """
-    missing = [name for name in wanted if name not in tensors]
-    other = [name for name in tensors if name not in wanted]
-    shapes = [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
-    if missing or shapes:
-        parts = [
-            f"{len(missing)} missing ({', '.join(missing[:3])})" if missing else "",
-            f"{len(other)} left over ({', '.join(other[:3])})" if other else "",
-            "; ".join(shapes[:3]),
-        ]
-        raise ValueError(
-            f"the checkpoint does not fit the model: {'; '.join(part for part in parts if part)}; "
-            "give the objective of the network that it was saved from"
-        )
-    return {name: tensors[name] for name in wanted}
+    file = plain_file(Path(path))
+    content = load(file, "meta") if file else None
+    mark = content.get(_MARK) if isinstance(content, Mapping) else None
+    name = mark.get("objective") if isinstance(mark, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def read_tensors(checkpoint: Any, key: str | None = None) -> Tensors:
+    """The named tensors of a checkpoint, where no model says which of several are meant.
+
+    Args:
+        checkpoint: A path, a module, a mapping of tensors under any keys, or a `Checkpoint`.
+        key: See `Checkpoint`.
+
+    Raises:
+        ValueError: If there are none, or several states and no key.
+    """
+    found = _states(checkpoint, key)
+    chosen = first(found)
+    if chosen is None:
+        raise ValueError(f"one state was wanted, but there are several ({listed(found)}); give one as key (--key)")
+    return {bare(name): value for name, value in found[chosen].items()}
+
+
+def fitting(model: nn.Module, checkpoint: Any) -> Tensors:
+    """A checkpoint's values of the model's parameters and buffers, each by its first name in the model.
+
+    Wrappers' prefixes are looked through; of tied weights one name is enough; a prefix that all names
+    share, and no other, is removed. A buffer that no state_dict has stays as the model has it.
+
+    Args:
+        model: Says which names and shapes are wanted; it is not touched.
+        checkpoint: A path, a module, a mapping of tensors under any keys, or a `Checkpoint`.
+
+    Raises:
+        ValueError: If it is of another architecture, if several states in it fit, or if weights are not finite.
+    """
+    own: Tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    stored = model.state_dict()
+    names = all_names(model)
+    wanted = {
+        name: value
+        for name, value in own.items()
+        if isinstance(value, nn.Parameter) or any(other in stored for other in names[name])
+    }
+    found = matched(_states(checkpoint), wanted, names)
+    check_finite(found, wanted)
+    return {name: found.get(name, value) for name, value in own.items()}
+
+
+def _states(checkpoint: Any, key: str | None = None) -> dict[str, Tensors]:
+    """Every mapping of tensors in a checkpoint, by its place, dotted; those of the key if one is given.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if isinstance(checkpoint, Checkpoint):
+        return _states(checkpoint.source, key or checkpoint.key)
+    content = read(Path(checkpoint)) if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
+    found = dict(_walk(content, "", 0))
+    if not found:
+        raise ValueError(f"a checkpoint with named tensors was wanted, but {checkpoint!s:.80} holds none")
+    return _under(found, key) if key else found
+
+
+def _walk(content: Any, where: str, depth: int) -> Iterator[tuple[str, Tensors]]:
+    content = content.state_dict() if isinstance(content, nn.Module) else content
+    if not isinstance(content, Mapping) or depth > _DEEPEST:
+        return
+    own = {str(name): value for name, value in content.items() if _is_plain(value)}
+    if own:
+        yield where, own
+    for name, value in content.items():
+        yield from _walk(value, f"{where}.{name}".lstrip("."), depth + 1)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
+def _under(states: dict[str, Tensors], key: str) -> dict[str, Tensors]:
+    """The states at a key, under it, or whose names begin with it.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    at = {where: state for where, state in states.items() if f".{where}".endswith(f".{key}")}
+    below = {where: state for where, state in states.items() if f".{where}.".find(f".{key}.") >= 0}
+    named = {f"{where}.{key}".lstrip("."): _beginning(state, where, key) for where, state in states.items()}
+    found = at or below or {where: state for where, state in named.items() if state}
+    if not found:
+        near = get_close_matches(key, states, 1)
+        hint = f"did you mean {near[0]}" if near else "give one of these, or none"
+        raise ValueError(f"a state {key} was wanted, but the checkpoint has {listed([*states])}; {hint}")
+    return found
+
+
+def _beginning(state: Tensors, where: str, key: str) -> Tensors:
+    """The tensors whose names begin with a key, relative to the state or to the whole checkpoint, less it."""
+    prefix = f"{key.removeprefix(f'{where}.')}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -6,28 +6,36 @@ rule of layer kinds and activation bytes makes them, and the result records what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gradvis.machine import memory
+from gradvis.notes import note
 
 # Ours, tuned with benchmarks/surface.py. On a CPU the activations of all layers together may take this
 # much: each layer's then stays near the caches, and calls stay few. An accelerator only has to be filled.
 _CACHE_BYTES = 64 << 20
 _ACCELERATOR_BYTES = 1 << 30
 _FEWEST, _MOST = 16, 1 << 16
+POINTS, _VMAP_WORK = 32, 1 << 20
+
+W = TypeVar("W")
 
 
 def find_device(name: str | torch.device, local_rank: int) -> torch.device:
     """The device of that name; `auto` and `cuda` take the local rank modulo the visible ones.
 
+    AMD's are called `cuda` by torch; `rocm` and `rocm:N` mean the same here.
+
     Raises:
         ValueError: If there is none of that name here.
     """
+    name = str(name).replace("rocm", "cuda") if torch.version.hip else name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -48,6 +56,8 @@ def free_memory(device: torch.device, ranks: int) -> int:
     if device.type != "cuda":
         return memory() // ranks
     sharing = -(-ranks // torch.cuda.device_count())
+    if sharing > 1:
+        note(f"{sharing} ranks share {device}: each takes its part of the memory")
     return int(torch.cuda.mem_get_info(device)[0]) // sharing
 
 
@@ -64,6 +74,72 @@ def micro_batch(sample_bytes: int, device: torch.device) -> int:
     room = _CACHE_BYTES if device.type == "cpu" else _ACCELERATOR_BYTES
     fit = max(room // max(sample_bytes, 1), 1)
     return min(max(1 << (fit.bit_length() - 1), _FEWEST), _MOST)
+
+
+def pays_together(weights: int, samples: int | None) -> bool:
+    """Whether several points of a plane should go through a dense net at once, by vmap.
+
+    They should where single operations are so small that starting them is most of the work: few weights on
+    few samples. The bound is ours: up to it the time fell below 0.7 of the plain loop.
+    """
+    return samples is not None and weights * samples <= _VMAP_WORK
+
+
+def is_dense(model: nn.Module) -> bool:
+    """Whether vmap runs all its layers fast: dense ones, and what goes element by element."""
+    return all(map(_is_dense, model.modules()))
+
+
+def _is_dense(layer: nn.Module) -> bool:
+    elementwise = type(layer).__module__ == "torch.nn.modules.activation" and not isinstance(
+        layer, nn.MultiheadAttention
+    )
+    holds = next(layer.parameters(recurse=False), None) is None and next(layer.buffers(recurse=False), None) is None
+    container = holds and next(layer.children(), None) is not None
+    return elementwise or container or isinstance(layer, (nn.Linear, nn.Flatten, nn.Identity, nn.Dropout, nn.LayerNorm))
+
+
+def with_room(
+    compute: Callable[[], Tensor], device: torch.device, size: Callable[[], int | None], halve: Callable[[int], None]
+) -> Tensor:
+    """What it computes; when the device runs out of memory, again with half as many samples at once.
+
+    Args:
+        compute: May be called several times.
+        device: That runs out.
+        size: How many samples go through at once; None where batches cannot be cut.
+        halve: Takes half of it, for good.
+
+    Raises:
+        RuntimeError: If not even one sample fits.
+    """
+    while True:
+        try:
+            return compute()
+        except torch.OutOfMemoryError as error:
+            samples = size()
+            if samples is None or samples == 1:
+                came = "batches that cannot be cut; pass smaller ones" if samples is None else "one sample at a time"
+                raise RuntimeError(f"{device} has not the memory for {came}") from error
+        halve(samples // 2)  # out of the handler, which holds the tensors of the failed call
+        note(f"{device} ran out of memory: going on with {samples // 2} samples at once in place of {samples}")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def fastest(ways: Sequence[W], run: Callable[[W], Any], times: int = 3) -> W:
+    """Of several ways of running, by the best of some times after a first one that warms up."""
+
+    def seconds(way: W) -> float:
+        run(way)
+        found = []
+        for _ in range(times):
+            start = time.perf_counter()
+            run(way)  # what it returns is on the CPU: nothing is left to wait for
+            found.append(time.perf_counter() - start)
+        return min(found)
+
+    return min(ways, key=seconds)
 
 
 @contextmanager
@@ -98,20 +174,6 @@ def channels_last(images: Any) -> Any:
 def images_last(batch: Any) -> Any:
     """A pair with its inputs channels last."""
     return channels_last(batch[0]), batch[1]
-
-
-def form(flat: Tensor, origin: Tensor, steps: list[Tensor], at: list[float]) -> None:
-    """Set flat to origin + sum of at_i steps_i, in place."""
-    flat.copy_(origin)
-    for step, length in zip(steps, at, strict=True):
-        flat.add_(step, alpha=length)
-
-
-def derivative(value: Tensor, flat: Tensor, along: Tensor | None = None, **options: bool) -> Tensor:
-    """Of a scalar, or of a vector along another; zero where the value does not depend on flat."""
-    if not value.requires_grad:
-        return torch.zeros_like(flat)
-    return torch.autograd.grad(value, flat, along, materialize_grads=True, allow_unused=True, **options)[0]
 
 
 def call(model: Callable[..., Any], inputs: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradvis.backends.pytorch.compute import call
 from gradvis.backends.pytorch.data import sample_count, transfer, versions
 from gradvis.backends.pytorch.guard import seed_forward
-from gradvis.backends.pytorch.losses import LOSSES, Term, batch_sum, moments, term
+from gradvis.backends.pytorch.losses import LOSSES, METRICS, Term, batch_sum, moments, term
 
 
 class Criterion:
@@ -96,10 +96,19 @@ class Criterion:
             return sums
         if first:
             self._check(outputs)
+        return self.terms(outputs, batch)
+
+    def terms(self, outputs: Tensor, batch: Any) -> Tensor:
+        """Moments of every term, (q, 3, 3), from the outputs for a batch."""
         if self._amp:
             outputs = outputs.to(self._dtype)
         size = sample_count(batch)
         return torch.stack([moments(*each(outputs, batch[1]), size, self.sum_dtype) for each in self._terms.values()])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every term is one of ours by name, in full precision: a function of outputs and targets alone."""
+        return bool(self._terms) and not self._amp and {self.name, *self.names[1:]} <= set(METRICS)
 
     def _check(self, outputs: Tensor) -> None:
         """See that a loss can be made of them; cross entropy takes logits.

@@ -1,31 +1,41 @@
-"""Data as arrays, Dataset, DataLoader or finite iterable: read in order, kept on the device when it fits."""
+"""Data on the device: kept when it fits, mapped when it is a file, loaded again and again when it is too large."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
-from math import ceil
+from itertools import accumulate, islice, pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
+
+from gradvis.backends.pytorch import sources
+from gradvis.backends.pytorch.batch import (
+    Rows,
+    alike,
+    bytes_of,
+    cut,
+    cut_all,
+    describe,
+    digest,
+    divisible,
+    each,
+    even,
+    is_pair,
+    joined,
+    labels,
+    leaves,
+    piece,
+    sample_count,
+    transfer,
+    versions,
 )
 
+__all__ = ["Batches", "cut", "divisible", "even", "is_pair", "labels", "load", "sample_count", "transfer", "versions"]
+
 DEFAULT_BATCH = 128
-_WHOLE = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)  # they draw from all samples
+_ROOM = 64 << 20  # ours: the work on so much data at one point outweighs the forming of the point
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,14 @@ class Batches:
     """Batches on the device, in one order, again and again.
 
     Attributes:
-        source: Yields batches; each time the same ones.
+        source: Yields batches; each time the same ones. Empty where all are kept.
         place: Brings a batch to the device, in the objective's dtype.
         kept: The placed batches, or None when they are too many to keep and are loaded each time.
         micro: How many samples go through the network at once; None leaves batches as they come.
         part: (index, count): every count-th micro-batch, from index on.
+        were: How many samples each batch had before they were joined to one.
+        subset: Of how many samples these were drawn, and with which seed.
+        room: Bytes that may be on the device at once of what is not kept.
     """
 
     source: Iterable[Any]
@@ -45,19 +58,53 @@ class Batches:
     kept: tuple[Any, ...] | None
     micro: int | None = None
     part: tuple[int, int] = (0, 1)
+    were: tuple[int, ...] = ()
+    subset: tuple[int, int] | None = None
+    room: int = 0
 
     def chunks(self) -> Iterator[list[tuple[int, Any]]]:
         """Numbered micro-batches, as many at a time as are on the device at once."""
         if self.kept is not None:
-            yield list(self._part(self.kept))
+            yield list(self._part(cut_all(self.kept, self.micro)))
             return
-        for numbered in self._part(self.place(batch) for batch in self.source):
-            yield [numbered]
+        chunk: list[tuple[int, Any]] = []
+        size = 0
+        for index, batch in self._pieces():
+            chunk.append((index, batch))
+            size += bytes_of(batch)
+            if size >= self.room:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
 
-    def _part(self, batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        whole = enumerate(piece for batch in batches for piece in cut(batch, self.micro))
+    def _pieces(self) -> Iterator[tuple[int, Any]]:
+        """Micro-batches that are not kept; those of arrays are cut before they are placed, wherever batches end."""
+        if isinstance(self.source, Rows):
+            return ((index, self.place(raw)) for index, raw in self._part(cut(self.source, self.micro)))
+        return self._part(cut_all(self._read(), self.micro))
+
+    def _part(self, pieces: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         index, count = self.part
-        return islice(whole, index, None, count)
+        return islice(enumerate(pieces), index, None, count)
+
+    def _read(self) -> Iterator[Any]:
+        return map(self.place, sources.read(self.source))
+
+    def whole(self) -> Iterator[Any]:
+        """All batches as they came, none of them cut, whatever the part."""
+        if self.kept is None:
+            yield from self._read()
+        elif not self.were:
+            yield from self.kept
+        else:
+            yield from (piece(self.kept[0], *ends) for ends in pairwise(accumulate(self.were, initial=0)))
+
+    def lengths(self) -> list[int] | None:
+        """How many samples each whole batch has; None where only reading them all would tell."""
+        if self.kept is None:
+            return sources.lengths_of(self.source)
+        return list(self.were) or list(map(sample_count, self.kept))
 
     def shard(self, index: int, count: int) -> Batches:
         """Every count-th micro-batch of this part."""
@@ -69,30 +116,47 @@ class Batches:
         kept = None if self.kept is None else tuple(map(layout, self.kept))
         return replace(self, place=lambda batch: layout(self.place(batch)), kept=kept)
 
+    def checked(self, see: Callable[[Any], None]) -> Batches:
+        """The same batches, each shown to `see`, which raises what it finds: now if kept, else whenever loaded."""
+
+        def place(batch: Any) -> Any:
+            placed = self.place(batch)
+            see(placed)
+            return placed
+
+        if self.kept is None:
+            return replace(self, place=place)
+        for batch in self.kept:
+            see(batch)
+        return self
+
     def digest(self) -> str:
         """Of every number in it, in order, however it is batched."""
-        leaves: dict[str, Any] = {}
-        for batch in self.kept if self.kept is not None else map(self.place, self.source):
-            for path, leaf in _leaves(batch):
-                kind = f"{path} {leaf.dtype} {tuple(leaf.shape[1:])}" if isinstance(leaf, Tensor) else path
-                _update(leaves.setdefault(kind, hashlib.blake2b(digest_size=16)), leaf)
-        return hashlib.blake2b(
-            repr([(kind, found.hexdigest()) for kind, found in leaves.items()]).encode(), digest_size=16
-        ).hexdigest()
+        return digest(self._read() if self.kept is None else self.kept)
 
     def samples(self) -> int | None:
         """How many samples there are; None where only reading them all would tell."""
-        if self.kept is not None:
-            return sum(map(sample_count, self.kept))
-        dataset: Any = getattr(self.source, "dataset", None)
-        return len(dataset) if hasattr(dataset, "__len__") else None
+        return sources.samples_of(self.source) if self.kept is None else sum(map(sample_count, self.kept))
+
+    def about(self) -> dict[str, Any]:
+        """How many samples there are, and of which they are a subset; plain JSON values."""
+        drawn = {} if self.subset is None else {"subset": dict(zip(("of", "seed"), self.subset, strict=True))}
+        return {"samples": self.samples(), **drawn}
 
     def nbytes(self) -> int:
-        """Bytes that stay on the device."""
-        return sum(_bytes(batch) for batch in self.kept or ())
+        """Bytes that stay on the device; or that are there at once, where the data is loaded again and again."""
+        return self.room if self.kept is None else sum(map(bytes_of, self.kept))
 
 
-def load(data: Any, place: Callable[[Any], Any], batch_size: int | None, budget: int, join: bool) -> Batches:
+def load(
+    data: Any,
+    place: Callable[[Any], Any],
+    batch_size: int | None,
+    budget: int,
+    join: bool,
+    samples: int | None = None,
+    seed: int = 0,
+) -> Batches:
     """Open the data; keep it on the device if it takes at most `budget` bytes there.
 
     Args:
@@ -101,194 +165,117 @@ def load(data: Any, place: Callable[[Any], Any], batch_size: int | None, budget:
         batch_size: For arrays and datasets that have none of their own.
         budget: Bytes of the device that data may take.
         join: Whether batches are pairs of samples that can be put together and cut elsewhere.
+        samples: How many to take, drawn without replacement; all where not given.
+        seed: Of that choice.
 
     Raises:
-        ValueError: If there is no data, or an iterator that can be read only once does not fit.
+        ValueError: If there is no data, it does not come out the same again, or it neither fits nor ends.
+        TypeError: If it is nothing of a known form.
     """
-    source = _source(data, batch_size or DEFAULT_BATCH)
-    once = iter(source) is source
-    kept, size = [], 0
-    for batch in source:
-        kept.append(place(batch))
-        size += _bytes(kept[-1])
-        if size > budget:
-            if once:
-                raise ValueError(
-                    f"an iterator can be read only once, and this one gave more than the {budget} bytes that may be "
-                    "kept; pass a DataLoader, a Dataset or a list of batches, which can be read again"
-                )
-            return Batches(source, place, None)
-    if not kept:
-        raise ValueError("data with at least one batch was wanted, but the data given has none")
-    return Batches(source, place, tuple(_joined(kept)) if join else tuple(kept))
-
-
-def _batches_itself(loader: DataLoader[Any]) -> bool:
-    """Whether its batches are what its sampler gives, one after the other, or single items of a stream."""
-    return loader.batch_size is not None or loader.batch_sampler is None
-
-
-def _again(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """The same samples with the same collate function and workers, in index order, the last batch included.
-
-    Raises:
-        ValueError: If its sampler does not say which samples those are.
-    """
-    dataset, sampler = loader.dataset, loader.sampler if _batches_itself(loader) else loader.batch_sampler
-    if isinstance(sampler, SubsetRandomSampler):
-        dataset = Subset(dataset, sorted(sampler.indices))
-    elif not isinstance(dataset, IterableDataset) and not isinstance(sampler, _WHOLE):
+    found = sources.source(data, batch_size or DEFAULT_BATCH)
+    drawn = None if samples is None else sources.subset(found, samples, seed)
+    if drawn is not None:
+        found, samples = drawn[0], None
+    kept = _keep(found, place, budget, join)
+    if kept is None and samples is not None:
         raise ValueError(
-            f"a loader whose samples are known was wanted, but its sampler is a {type(sampler).__name__}; "
-            "pass the dataset, or torch.utils.data.Subset(dataset, indices)"
+            "samples=N is for arrays, data files, and datasets whose samples are numbered, or batches that fit in "
+            f"memory, but more than the {budget} bytes that may be kept came; pass a Dataset with __len__"
         )
-    return DataLoader(
-        dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn,
-        worker_init_fn=loader.worker_init_fn, timeout=loader.timeout,
-    )  # fmt: skip
+    if kept is not None and samples is not None:
+        kept, total = _chosen(kept, samples, seed)
+        drawn = found, total
+    subset = None if drawn is None else (drawn[1], seed)
+    if kept is None:
+        return Batches(found, place, None, subset=subset, room=min(budget, _ROOM))
+    whole = joined(kept) if join else kept
+    were = tuple(map(sample_count, kept)) if len(whole) < len(kept) else ()
+    return Batches((), place, tuple(whole), were=were, subset=subset)
 
 
-class _Slices:
-    """A pair of arrays, batch by batch."""
-
-    def __init__(self, inputs: Any, targets: Any, size: int) -> None:
-        self.arrays, self.size = (inputs, targets), size
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for start in range(0, len(self.arrays[0]), self.size):
-            inputs, targets = (array[start : start + self.size] for array in self.arrays)
-            yield inputs, targets
-
-
-def _source(data: Any, size: int) -> Iterable[Any]:
-    """Something that yields the batches, in index order, from the first to the last.
+def _keep(found: Iterable[Any], place: Callable[[Any], Any], budget: int, pairs: bool) -> list[Any] | None:
+    """The placed batches; None if they take more than the budget.
 
     Raises:
-        TypeError: If it is nothing of that kind.
-        ValueError: If the arrays do not belong together.
+        ValueError: If they are none, or cannot be read again though they must.
     """
-    if isinstance(data, DataLoader):
-        ordered = isinstance(data.dataset, IterableDataset) or isinstance(data.sampler, SequentialSampler)
-        return data if ordered and not data.drop_last and _batches_itself(data) else _again(data)
-    if isinstance(data, Dataset):
-        return DataLoader(data, size)
-    if isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data)):
-        inputs, targets = data
-        if len(inputs) != len(targets) or len(inputs) == 0:
+    again = not sources.once(found) and not isinstance(found, (list, tuple))
+    first = next((place(batch) for batch in found), None) if again else None
+    if isinstance(found, Rows) and found.mapped and _on_cpu(first):
+        budget = min(budget, _ROOM)  # what is larger stays in the file, where the ranks of a machine share it
+        if found.nbytes > budget:
+            return None
+    kept: list[Any] = []
+    size = 0
+    for batch in sources.read(found):
+        kept.append(place(batch))
+        size += bytes_of(kept[-1])
+        if len(kept) == 1:
+            _see_first(found, first, kept[0], pairs)
+        elif sources.length(found) is None and alike(kept[0], kept[-1]):
             raise ValueError(
-                f"inputs and targets of one length, at least 1, were wanted, but {len(inputs)} and {len(targets)} came"
+                "data that ends was wanted, but this gives its first batch again and seems to go round for ever; "
+                "pass a list of batches, or give it a __len__"
             )
-        return _Slices(inputs, targets, size)
-    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
-        return data
-    raise TypeError(
-        f"data must be a pair of arrays, a Dataset, a DataLoader or batches, but {type(data).__name__} came"
-    )
+        if size > budget:
+            _see_that_it_ends(found, budget)
+            return None
+    if not sum(map(sample_count, kept)):
+        raise ValueError("data with at least one batch was wanted, but the data given has none")
+    return kept
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, Tensor)) or (hasattr(value, "__array__") and hasattr(value, "shape"))
+def _on_cpu(batch: Any) -> bool:
+    return all(leaf.device.type == "cpu" for _, leaf in leaves(batch) if isinstance(leaf, Tensor))
 
 
-def is_pair(batch: Any) -> bool:
-    """Whether a batch is (inputs, targets), a tensor each."""
-    return isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
+def _see_first(found: Iterable[Any], before: Any, now: Any, pairs: bool) -> None:
+    """See that the first batch is the same when it is read again, and holds numbers.
 
-
-def _joined(batches: list[Any]) -> list[Any]:
-    """Pairs of tensors that differ only in length become one pair, so that it can be cut anywhere."""
-    if not all(map(is_pair, batches)):
-        return batches
-    if len({tuple((part.shape[1:], part.dtype, part.stride()[1:]) for part in batch) for batch in batches}) > 1:
-        return batches
-    return [tuple(_concatenate([batch[part] for batch in batches]) for part in (0, 1))]
-
-
-def _concatenate(parts: list[Tensor]) -> Tensor:
-    """End to end, keeping the layout within a sample."""
-    first = parts[0]
-    shape = (sum(len(part) for part in parts), *first.shape[1:])
-    whole = torch.empty_strided(shape, first.stride(), dtype=first.dtype, device=first.device)
-    return torch.cat(parts, out=whole) if len(parts) > 1 else first
-
-
-def cut(batch: Any, micro: int | None) -> Iterator[Any]:
-    """A pair in pieces of nearly the same length, at most `micro`; anything else whole."""
-    if micro is None or not is_pair(batch) or len(batch[0]) <= micro:
-        yield batch
-        return
-    inputs, targets = batch
-    size = even(len(inputs), micro)
-    for start in range(0, len(inputs), size):
-        yield inputs[start : start + size], targets[start : start + size]
-
-
-def even(samples: int, micro: int) -> int:
-    """The piece length, at most `micro`, that leaves the shortest rest.
-
-    >>> even(1003, 128)
-    126
+    Raises:
+        ValueError: If it is not, or does not.
     """
-    return ceil(samples / ceil(samples / micro))
+    if pairs and not all(any(isinstance(leaf, Tensor) for _, leaf in leaves(part)) for part in now):
+        raise ValueError(f"tensors or arrays were wanted as inputs and targets, but {describe(now)} came")
+    if before is not None and digest([before]) != digest([now]):
+        raise ValueError(
+            "data that is the same each time was wanted, but its first batch came out different when it was read "
+            "again; switch random transforms and shuffling off, or pass a list of batches"
+        )
 
 
-def transfer(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Tensors and arrays, however nested, to the device, as copies; floating ones in dtype, the rest as they are.
+def _see_that_it_ends(found: Iterable[Any], budget: int) -> None:
+    """See that data too large to keep can be read again and again.
 
-    The user may go on writing to what they gave, and loaders may use one buffer again and again.
+    Raises:
+        ValueError: If it cannot.
     """
-    if isinstance(value, np.ndarray):
-        value = torch.as_tensor(np.array(value, value.dtype.newbyteorder("=")))
-    elif not isinstance(value, Tensor) and _is_array(value):
-        value = torch.as_tensor(np.array(value))
-    if isinstance(value, Tensor):
-        return value.detach().to(device, dtype if value.is_floating_point() else None, copy=True)
-    if isinstance(value, Mapping):
-        return {key: transfer(item, device, dtype) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(transfer(item, device, dtype) for item in value)
-    return value
+    if sources.once(found):
+        raise ValueError(
+            f"an iterator can be read only once, and this one gave more than the {budget} bytes that may be "
+            "kept; pass a DataLoader, a Dataset or a list of batches, which can be read again"
+        )
+    if sources.length(found) is None:
+        raise ValueError(
+            f"data larger than the {budget} bytes that may be kept must say how long it is, but {type(found).__name__} "
+            "does not; give it, or the stream in it, a __len__, or pass a list of batches"
+        )
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}.{index}")
-    else:
-        yield path, value
+def _chosen(batches: list[Any], samples: int, seed: int) -> tuple[list[Any], int]:
+    """Some samples of batches that are pairs, and how many there were.
 
-
-def versions(batch: Any) -> list[int]:
-    """How often each tensor of a batch has been written to."""
-    return [leaf._version for _, leaf in _leaves(batch) if isinstance(leaf, Tensor)]
-
-
-def labels(targets: Any) -> Any:
-    """Classes as torch wants them: int64."""
-    small = isinstance(targets, Tensor) and not targets.is_floating_point() and not targets.is_complex()
-    return targets.long() if small else targets
-
-
-def sample_count(batch: Any) -> int:
-    """How many samples a batch has: the length of its first tensor."""
-    if isinstance(batch, Tensor):
-        return len(batch)
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, (tuple, list)):
-        return next((sample_count(part) for part in batch if isinstance(part, (Tensor, Mapping, tuple, list))), 1)
-    return 1
-
-
-def _bytes(batch: Any) -> int:
-    return sum(leaf.nbytes for _, leaf in _leaves(batch) if isinstance(leaf, Tensor))
-
-
-def _update(running: Any, leaf: Any) -> None:
-    if isinstance(leaf, Tensor):
-        running.update(leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    else:
-        running.update(repr(leaf).encode())
+    Raises:
+        ValueError: If their samples cannot be told apart.
+    """
+    if not all(map(divisible, batches)):
+        raise ValueError(
+            "samples=N wants batches that are (inputs, targets) of one length, but "
+            f"{next(describe(batch) for batch in batches if not divisible(batch))} came; choose them in the data"
+        )
+    ends = list(accumulate(map(sample_count, batches), initial=0))
+    numbers = sources.choose(ends[-1], samples, seed)
+    where = np.searchsorted(numbers, ends)
+    parts = [numbers[slice(*span)] - low for span, low in zip(pairwise(where), ends, strict=False)]
+    chosen = [(batch, part) for batch, part in zip(batches, parts, strict=True) if len(part)]
+    return [each(lambda leaf, rows=part: leaf[rows], batch) for batch, part in chosen], ends[-1]

@@ -3,31 +3,72 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+# Without gradients, nn.TransformerEncoder goes over nested tensors, which makes zeros of what stands at padded
+# places; with gradients it does not. Off, there is one function, the one that was trained.
+_OFF = ("training", "use_nested_tensor")
 
 
 @contextmanager
 def untouched(model: nn.Module, threads: int | None) -> Iterator[None]:
     """Inside: evaluation mode, IEEE float32, deterministic kernels; afterwards, also after an exception: as found."""
-    modes = {layer: layer.training for layer in model.modules()}
+    modes = {(layer, name): getattr(layer, name) for layer in model.modules() for name in _OFF if hasattr(layer, name)}
+    put_back = remembered(model)
     count = torch.get_num_threads()
     try:
         with generators_kept(), _exact():
-            for layer in modes:
-                layer.training = False
+            for layer, name in modes:
+                setattr(layer, name, False)
             if threads is not None:
                 torch.set_num_threads(threads)
             yield
     finally:
-        for layer, mode in modes.items():
-            layer.training = mode
+        for (layer, name), mode in modes.items():
+            setattr(layer, name, mode)
+        put_back()
         if threads is not None:
             torch.set_num_threads(count)
+
+
+def remembered(model: nn.Module) -> Callable[[], None]:
+    """A function that undoes what forward passes did since to the attributes of layers.
+
+    They assign states that they carry on, masks that they keep, buffers that they compute anew, and the
+    weight of old-style weight norm; and they draw from generators of their own. What lists and dicts hold,
+    and what is written into a tensor, is not looked at.
+    """
+    tables = [table for layer in model.modules() for table in (vars(layer), layer._parameters, layer._buffers)]
+    found = [table.copy() for table in tables]
+    rewinds = [back for table in tables for value in table.values() if (back := _rewind(value))]
+
+    def put_back() -> None:
+        for rewind in rewinds:
+            rewind()
+        for now, before in zip(tables, found, strict=True):
+            for name in {name for table in (now, before) for name, value in table.items() if isinstance(value, Tensor)}:
+                if name in before:
+                    now[name] = before[name]
+                else:
+                    del now[name]
+
+    return put_back
+
+
+def _rewind(value: Any) -> Callable[[], Any] | None:
+    """Puts a random generator back to where it is now; None for anything else."""
+    if isinstance(value, torch.Generator):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    return None
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradvis.backends.pytorch.batch import describe, each
+
 IGNORED = -100  # torch's own mark of a target that does not count
 
 Term = Callable[[Any, Any], tuple[Tensor, Tensor | None]]
@@ -175,3 +177,119 @@ def batch_sum(total: Tensor, units: Tensor | float, dtype: torch.dtype) -> Tenso
     sums = torch.zeros(3, 3, dtype=dtype, device=total.device)
     sums[0, 1], sums[0, 2] = units, total.to(dtype)
     return sums
+
+
+_CLASSES = {"cross_entropy", "nll", "CrossEntropyLoss", "NLLLoss"}
+_BINARY = {"binary_cross_entropy", "BCEWithLogitsLoss", "BCELoss"}
+
+
+def check_targets(loss: Any, outputs: Tensor, targets: Any, size: int | None = None) -> None:
+    """See that the targets of a batch are what a loss that torch or gradvis has a name for takes.
+
+    Args:
+        loss: As given to `term`; a callable of the user's judges for itself.
+        outputs: Of the model for any samples, (b, ...): only what one sample looks like counts.
+        targets: Of a batch, of any number of samples.
+        size: How many samples the batch has.
+
+    Raises:
+        ValueError: If they are of another kind, shape or length, or out of range.
+    """
+    name = _known_name(loss)
+    if name is None:
+        return
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"{name} wants a tensor of targets, but {describe(targets)} came; pass f(outputs, targets)")
+    if size is not None and (targets.ndim == 0 or len(targets) != size):
+        raise ValueError(f"{name} wants a target for each of {size} samples, but {describe(targets)} came")
+    if name in _CLASSES:
+        _see_classes(name, outputs, targets, getattr(loss, "ignore_index", IGNORED))
+        return
+    _same_shape(name, outputs[:1], targets[:1])
+    if name in _BINARY and targets.numel():
+        low, high = (float(end) for end in targets.aminmax())
+        if low < 0 or high > 1:
+            raise ValueError(f"{name} wants targets from 0 to 1, but they go from {low:g} to {high:g}; scale them")
+
+
+def _known_name(loss: Any) -> str | None:
+    """The name of a loss of classes, or of a shape that the targets share; None for others."""
+    if isinstance(loss, nn.Module):
+        known = type(loss) in {*_ELEMENTWISE, nn.CrossEntropyLoss, nn.NLLLoss}
+        return type(loss).__name__ if known else None
+    name = _FUNCTIONS.get(loss) if callable(loss) else loss
+    return name if name in LOSSES else None
+
+
+def _see_classes(name: str, outputs: Tensor, targets: Tensor, ignored: int) -> None:
+    """See that every target is one of the classes that the outputs tell apart, or a share of each.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if outputs.ndim < 2 or outputs.shape[1] < 2:
+        raise ValueError(
+            f"{name} wants outputs of shape (samples, classes, ...), but {describe(outputs)} came; for one logit a "
+            "sample take binary_cross_entropy"
+        )
+    classes, came = outputs.shape[1], tuple(targets.shape[1:])
+    if targets.is_floating_point():
+        if name in {"nll", "NLLLoss"} or came != tuple(outputs.shape[1:]):
+            raise ValueError(f"{name} wants classes as integers, but {describe(targets)} came; take targets.long()")
+        return
+    if came != tuple(outputs.shape[2:]):
+        raise ValueError(
+            f"{name} wants a class for each {describe(outputs[:, 0])} of outputs {describe(outputs)}, but targets "
+            f"{describe(targets)} came; {_shape_hint(outputs, came)}"
+        )
+    counted = targets[targets != ignored]
+    low, high = (int(end) for end in counted.aminmax()) if counted.numel() else (0, 0)
+    if low < 0 or high >= classes:
+        hint = "subtract 1 from them" if low == 1 and high == classes else f"{ignored} marks those that do not count"
+        raise ValueError(
+            f"{name} wants classes 0 to {classes - 1}, as many as the model has outputs, but the targets hold "
+            f"{low if low < 0 else high}; {hint}"
+        )
+
+
+def _shape_hint(outputs: Tensor, came: tuple[int, ...]) -> str:
+    """What to do with targets of another shape than the outputs'."""
+    if came == tuple(outputs.shape[1:]):
+        return "one-hot targets become classes by targets.argmax(1), and shares by targets.float()"
+    if came and came == tuple(outputs.shape[1:-1]):
+        return "the classes belong on axis 1 of the outputs: outputs.movedim(-1, 1)"
+    return "targets.squeeze(1) drops an axis of length 1" if came[:1] == (1,) else "reshape them"
+
+
+def check_mean(function: Callable[[Any, Any], Any], outputs: Any, targets: Any) -> None:
+    """See that a loss of one number a batch does not add its samples up: twice the batch must not double it.
+
+    What neither stays nor doubles (a contrast of samples within the batch, say) is left alone.
+
+    Args:
+        function: As the user gave it.
+        outputs: Of the model, (b, ...).
+        targets: Of the same samples.
+
+    Raises:
+        ValueError: If it does.
+    """
+    try:
+        with torch.no_grad():
+            one = function(outputs, targets)
+            both = function(each(_twice, outputs), each(_twice, targets))
+    except Exception:  # one that knows its batch size, say; what else is wrong shows when it is used
+        return
+    if not all(isinstance(value, Tensor) and value.ndim == 0 for value in (one, both)):
+        return
+    first, second = float(one), float(both)
+    if first and abs(second - 2 * first) < 1e-3 * abs(first):
+        name = getattr(function, "__name__", type(function).__name__)
+        raise ValueError(
+            f"a loss that is the mean of its batch was wanted, but {name} adds its samples up: the same batch twice "
+            "gives twice as much; use reduction='mean', or return a value a sample"
+        )
+
+
+def _twice(leaf: Any) -> Any:
+    return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.ndim else leaf

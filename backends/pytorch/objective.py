@@ -7,8 +7,12 @@ a point of a plane is formed in place, once, and no state_dict is copied.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,13 +21,16 @@ from torch import Tensor, nn
 
 from gradvis.arrays import Matrix, Values, Vector
 from gradvis.backends.pytorch.compute import (
+    POINTS,
     Compiled,
     activation_bytes,
-    derivative,
+    fastest,
     find_device,
-    form,
     free_memory,
     images_last,
+    is_dense,
+    pays_together,
+    with_room,
 )
 from gradvis.backends.pytorch.compute import (
     micro_batch as fitting,
@@ -31,7 +38,10 @@ from gradvis.backends.pytorch.compute import (
 from gradvis.backends.pytorch.criterion import Criterion
 from gradvis.backends.pytorch.data import even, is_pair, labels, load, sample_count, transfer
 from gradvis.backends.pytorch.guard import generators_kept
-from gradvis.backends.pytorch.layers import convolves_images, has_batch_norm, own_dtype, parameter_space
+from gradvis.backends.pytorch.layers import batch_norms, convolves_images, mixes_batch, own_dtype, parameter_space
+from gradvis.backends.pytorch.norms import SEVERAL, chosen_policy, of_each_batch, put
+from gradvis.backends.pytorch.passes import Walk, one_by_one, recalibrated, together
+from gradvis.backends.pytorch.products import Product, curvature, differentiable, slope, summed
 from gradvis.backends.pytorch.state import Run, State
 from gradvis.objective import Objective, summarise
 from gradvis.plane import Plane
@@ -53,13 +63,18 @@ class TorchObjective(Objective):
         metrics: More of what `loss` can be, or `accuracy` and `error`; all come from one forward pass.
         batch_size: For data that has no batches of its own.
         micro_batch: How many samples go through the network at once; by a fixed rule where not given.
-        batch_norm: `eval`: running statistics as stored.
+        batch_norm: `eval`: running statistics as stored. `batch`: those of each batch; the batches are
+            then part of the function, and are never cut. `recalibrate`: at every point one pass over the data
+            makes new ones (see `backends.pytorch.norms`); for surfaces only. Where not given, `eval`; on
+            planes through several checkpoints `recalibrate`.
         device: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: an accelerator if there is one; the model's own
             where not given.
         dtype: `float32`, `float64`, or `bfloat16` (autocast of the forward pass); the model's own, at
             least float32, where not given.
         threads: Of each operation on a CPU, during calls; torch's own setting where not given.
         compile: Whether the forward pass of `evaluate` goes through `torch.compile`.
+        samples: How many of the data's samples to take, a fixed subset of them.
+        filters: Which axes count the filters of a weight, by globs of names: see `layers.parameter_space`.
         include_frozen: Whether parameters that need no gradient are moved too.
         data_budget: Bytes of data kept on the device; this rank's share of a quarter of its free memory
             where not given.
@@ -81,21 +96,24 @@ class TorchObjective(Objective):
         metrics: Any = (),
         batch_size: int | None = None,
         micro_batch: int | None = None,
-        batch_norm: str = "eval",
+        batch_norm: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | None = None,
         threads: int | None = None,
         compile: bool = False,  # noqa: A002 - the contract's name
+        samples: int | None = None,
+        filters: Mapping[str, int | tuple[int, ...]] | None = None,
         include_frozen: bool = False,
         data_budget: int | None = None,
         local: tuple[int, int] = (0, 1),
     ) -> None:
-        if batch_norm != "eval":
-            raise ValueError(f"batch_norm must be 'eval', the stored statistics, but {batch_norm!r} came")
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, but {dtype!r} came")
         self._model, self._threads, self._amp = model, threads, dtype == "bfloat16"
-        self.space, self._include_frozen = parameter_space(model, include_frozen), include_frozen
+        self.space, self._include_frozen = parameter_space(model, include_frozen, filters), include_frozen
+        self._norms: list[Any] = [layer for layer in batch_norms(model) if layer.track_running_stats]
+        self._mixes = mixes_batch(model)
+        self._asked, self._policy = batch_norm, chosen_policy(batch_norm, self._norms, self._mixes)
         place = find_device(device, local[0]) if device else next(model.parameters()).device
         self._state = State(model, self.space, place, _DTYPES.get(dtype or "", own_dtype(model)))
         self._criterion = Criterion(
@@ -103,12 +121,18 @@ class TorchObjective(Objective):
         )
         budget = free_memory(place, local[1]) // _DATA_SHARE if data_budget is None else data_budget
         with generators_kept(), torch.inference_mode(False):
-            self._data = load(data, self._place, batch_size, budget, join=self._criterion.sees_outputs)
+            join = self._criterion.sees_outputs and not self._batches_count
+            self._data = load(data, self._place, batch_size, budget, join, samples)
             self._settle(micro_batch, compile)
         self.streamed = self._data.kept is None
         self._units: float | None = None
         self._compiled: Compiled | None = None
         self._placed: tuple[Plane, Tensor, list[Tensor]] | None = None
+
+    @property
+    def _batches_count(self) -> bool:
+        """Whether the batches are part of the function, so that none may be cut."""
+        return self._mixes or self._policy == "batch"
 
     def _place(self, batch: Any) -> Any:
         """To the device, in the dtype; classes as torch wants them.
@@ -149,11 +173,14 @@ class TorchObjective(Objective):
         self._images = wanted and self._takes_channels_last(batch)
         if self._images:
             self._data = self._data.laid_out(images_last)
-        if pair:
+        if pair and not self._batches_count:
             self._data = replace(self._data, micro=self._even(micro or fitting(self._sample_bytes, self._state.device)))
-        elif compile_it:
+        elif compile_it and not pair:
             raise ValueError("compile needs batches that are pairs of tensors, cut to one size; these are not")
         self._compile = compile_it
+        plain = pair and not compile_it and not self._batches_count and self._criterion.is_plain
+        self._together = plain and is_dense(self._model) and self._agrees(batch)
+        self.points = POINTS if self._together and pays_together(self.space.d, self._data.samples()) else 1
 
     def _even(self, micro: int) -> int:
         """Pieces of nearly one length where all the data lies together."""
@@ -173,6 +200,38 @@ class TorchObjective(Objective):
             return False
         return True
 
+    def _agrees(self, batch: Any) -> bool:
+        """Whether vmap runs the model without falling back to a loop, and finds the same; nothing random is in it."""
+        flat = self._state.flat()
+
+        def both(model: nn.Module, _: Callable[[], None]) -> Tensor:
+            each, seeded = self._measure_at(model), self._measure_at(model, index=1)
+            together = torch.func.vmap(each, (0, None))(flat[None], batch)[0]
+            return torch.stack([together, each(flat, batch), seeded(flat, batch)])
+
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("error")  # torch warns where it falls back
+                together, once, again = self._inside(flat, both)
+        except (RuntimeError, ValueError, UserWarning):
+            return False
+        return torch.equal(once, again) and torch.allclose(together, once, rtol=1e-4)
+
+    def _measure_at(self, model: nn.Module, index: int = 0) -> Callable[[Tensor, Any], Tensor]:
+        """Of parameters, (d,), and a batch: without writing to the model's own."""
+
+        def measure(flat: Tensor, batch: Any) -> Tensor:
+            views = {block.name: flat[block.slice].view(block.shape) for block in self.space}
+            forward = partial(torch.func.functional_call, model, views)
+            return self._criterion.sums(model, index, batch, lambda inputs: forward((inputs,)))
+
+        return measure
+
+    def _batch_sizes(self) -> str | None:
+        """In words, if they are known."""
+        sizes = groupby(self._data.lengths() or [])
+        return ", ".join(f"{len(list(group))} of {size}" for size, group in sizes) or None
+
     def _inside(self, flat: Tensor, run: Run[Tensor]) -> Tensor:
         return self._state.inside(flat, run, self._threads)
 
@@ -184,9 +243,10 @@ class TorchObjective(Objective):
             "loss": self._criterion.name,
             "metrics": list(self._criterion.names),
             "dtype": "bfloat16" if self._amp else str(self._state.dtype).removeprefix("torch."),
-            "samples": self._data.samples(),
+            **self._data.about(),
             "unit": self._unit,
-            "batch_norm": "eval" if has_batch_norm(self._model) else None,
+            "batch_norm": self._policy,
+            **({} if self._policy in {None, "eval"} and not self._mixes else {"batches": self._batch_sizes()}),
             "include_frozen": self._include_frozen,
             "compile": self._compile,
         }
@@ -197,6 +257,7 @@ class TorchObjective(Objective):
             "device": str(self._state.device),
             "threads": self._threads or torch.get_num_threads(),
             "micro_batch": self._data.micro,
+            "points": self.points,
             "channels_last": self._images,
         }
 
@@ -204,6 +265,30 @@ class TorchObjective(Objective):
         other = copy.copy(self)
         if how.get("micro_batch") and self._data.micro is not None:
             other._compiled, other._data = None, replace(self._data, micro=how["micro_batch"])
+        other.points = how.get("points", self.points)
+        return other
+
+    def tune(self, plane: Plane) -> Mapping[str, Any]:
+        """See `Objective.tune`; times some sizes of micro-batches, and of groups of points where those are had."""
+        if self._data.micro is None or self._compile:
+            return self.how
+        most = POINTS if self._together else 1
+        micros = {max(1, self._data.micro * factor // 4) for factor in (1, 2, 4, 8, 16)}
+        ways = [{"micro_batch": micro, "points": points} for micro in sorted(micros) for points in {1, most}]
+        best = fastest(ways, lambda way: self.again(way).evaluate(plane, np.zeros((most, plane.k))))
+        return {**self.how, **best}
+
+    def on(self, plane: Plane) -> TorchObjective:
+        """See `Objective.on`: batch norm has no statistics for points made from several checkpoints."""
+        several = plane.about.get("kind") in SEVERAL and self._asked is None
+        return self._under("recalibrate") if several and self._norms else self
+
+    def stored(self) -> TorchObjective:
+        return self._under("eval") if self._norms else self
+
+    def _under(self, policy: str) -> TorchObjective:
+        other = copy.copy(self)
+        other._policy = policy
         return other
 
     def memory(self, k: int) -> int:
@@ -228,6 +313,8 @@ class TorchObjective(Objective):
     def shard(self, index: int, count: int) -> TorchObjective:
         if not 0 <= index < count:
             raise ValueError(f"a shard is numbered 0 to {count - 1}, but {index} came")
+        if self._policy == "recalibrate":
+            raise ValueError("batch_norm='recalibrate' looks at all the data at once and cannot be cut into shards")
         other = copy.copy(self)
         other._units = self._count_units() if self._units is None else self._units
         other._data = self._data.shard(index, count)
@@ -237,23 +324,49 @@ class TorchObjective(Objective):
         """See `Objective.evaluate`; every point of a loaded batch is evaluated before the next is loaded."""
         where = np.asarray(coords, np.float64).reshape(len(coords), plane.k).tolist()
         origin, steps = self._place_plane(plane)
-        flat = torch.empty_like(origin)
         size = len(where), len(self._criterion.names), 3, 3
 
-        def run(model: nn.Module, reset: Callable[[], None]) -> Tensor:
-            forward = self._forward(model)
+        def compute() -> Tensor:
+            flat = torch.empty_like(origin)
             sums = torch.zeros(size, dtype=self._criterion.sum_dtype, device=flat.device)
-            for chunk in self._data.chunks():
-                for point, at in enumerate(where):
-                    form(flat, origin, steps, at)
-                    reset()
-                    for index, batch in chunk:
-                        sums[point] += self._criterion.sums(model, index, batch, forward)
-            return sums
+
+            def run(model: nn.Module, reset: Callable[[], None]) -> Tensor:
+                self._add_up(model, Walk(flat, origin, steps, where, reset), sums)
+                return sums
+
+            return self._inside(flat, run)
 
         with torch.no_grad():
-            sums = self._inside(flat, run)
+            sums = self._with_room(compute)
         return self._columns(sums.cpu().numpy())
+
+    def _add_up(self, model: nn.Module, walk: Walk, sums: Tensor) -> None:
+        """The sums of each point, by the way that was chosen."""
+        if self.points > 1 and self._policy != "recalibrate":
+            together(walk, self._data.chunks(), self._measure_at(model), sums, self.points)
+            return
+        forward = self._forward(model)
+
+        def measure(index: int, batch: Any) -> Tensor:
+            return self._criterion.sums(model, index, batch, forward)
+
+        if self._policy == "recalibrate":
+            found = recalibrated(walk, self._data, measure, self._norms)
+            one_by_one(walk, self._data.chunks(), measure, sums, lambda point: put(self._norms, found[point]))
+            return
+        with self._batch_statistics():
+            one_by_one(walk, self._data.chunks(), measure, sums, lambda _: None)
+
+    def _batch_statistics(self) -> AbstractContextManager[None]:
+        return of_each_batch(self._norms) if self._policy == "batch" else nullcontext()
+
+    def _with_room(self, compute: Callable[[], Tensor]) -> Tensor:
+        """What it computes; where the device runs out of memory, fewer samples go through at once from then on."""
+
+        def halve(micro: int) -> None:
+            self._compiled, self._data = None, replace(self._data, micro=micro)
+
+        return with_room(compute, self._state.device, lambda: self._data.micro, halve)
 
     def _place_plane(self, plane: Plane) -> tuple[Tensor, list[Tensor]]:
         """Origin and directions on the device; they stay there until another plane comes."""
@@ -287,31 +400,34 @@ class TorchObjective(Objective):
         with torch.no_grad():
             return float(self._inside(self._state.flat(), run))
 
-    def _accumulate(self, theta: Vector, rows: int, product: Callable[[Tensor, Tensor], Tensor]) -> Matrix:
-        """Sum `product(loss over a micro-batch, theta)` over them all, (rows, d), and divide by the units."""
+    def _accumulate(self, theta: Vector, rows: int, product: Product) -> Matrix:
+        """Sum products with the loss of each micro-batch over them all, (rows, d), and divide by the units.
+
+        Raises:
+            ValueError: If batch norm is recalibrated: that has no derivative.
+        """
+        if self._policy == "recalibrate":
+            raise ValueError(
+                "batch_norm='recalibrate' is for surfaces only and has no derivatives; take 'eval' or 'batch' for them"
+            )
         self.space.check(theta)
-        units = 0.0
 
         def run(model: nn.Module, _: Callable[[], None]) -> Tensor:
-            nonlocal units
-            total = torch.zeros(rows, self.space.d, dtype=flat.dtype, device=flat.device)
-            for index, batch in self._batches():
-                sums = self._criterion.sums(model, index, batch)[0]
-                units += float(sums[0, 1].detach())
-                total += product(sums[0, 2], flat)
-            return total
+            losses = (self._criterion.sums(model, *each)[0] for each in self._batches())
+            with self._batch_statistics(), differentiable(model):
+                total, units = summed(product, rows, flat, losses)
+            return total / (units if self._units is None else self._units)
 
         with torch.inference_mode(False), torch.enable_grad():
             flat = self._state.flat(theta).requires_grad_()
-            total = self._inside(flat, run)
-        mean: Matrix = (total / (units if self._units is None else self._units)).cpu().numpy()
+            mean: Matrix = self._with_room(lambda: self._inside(flat, run)).cpu().numpy()
         return mean
 
     def gradient(self, theta: Vector) -> Vector:
-        return self._accumulate(theta, 1, lambda loss, flat: derivative(loss, flat)[None])[0]
+        return self._accumulate(theta, 1, slope)[0]
 
     def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
-        """See `Objective.hvp`; the graph of the first gradient is kept for all vectors (Pearlmutter 1994).
+        """See `Objective.hvp`; the graph of the first gradient is kept for all vectors.
 
         Raises:
             ValueError: If the operator is another.
@@ -319,9 +435,4 @@ class TorchObjective(Objective):
         if operator != "hessian":
             raise ValueError(f"operator must be 'hessian', but {operator!r} came")
         along = torch.as_tensor(np.asarray(vectors), dtype=self._state.dtype, device=self._state.device)
-
-        def product(loss: Tensor, flat: Tensor) -> Tensor:
-            first = derivative(loss, flat, create_graph=True)
-            return torch.stack([derivative(first, flat, vector, retain_graph=True) for vector in along])
-
-        return self._accumulate(theta, len(along), product)
+        return self._accumulate(theta, len(along), curvature(along))

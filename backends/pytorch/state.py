@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradvis.arrays import Vector
 from gradvis.backends.pytorch.checkpoints import matched, read_tensors
-from gradvis.backends.pytorch.guard import untouched
+from gradvis.backends.pytorch.guard import remembered, untouched
 from gradvis.space import ParameterSpace
 
 T = TypeVar("T")
@@ -117,7 +117,13 @@ class _Host(nn.Module):
         self.model = model
 
     def forward(self, run: Run[T], reset: Callable[[], None]) -> T:
-        return run(self.model, reset)
+        put_back = remembered(self.model)  # with the tensors that were swapped in
+
+        def fresh() -> None:
+            put_back()
+            reset()
+
+        return run(self.model, fresh)
 
 
 def _digest(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:

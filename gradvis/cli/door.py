@@ -2,51 +2,86 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
-from typing import Any, NoReturn
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import click
+from tqdm import tqdm
 
-from gradvis.schedule import Scheduler, Serial, TaskError, default_scheduler, launcher_rank
+from gradvis.notes import Note
+from gradvis.schedule import Scheduler, Serial, TaskError, Terminated, default_scheduler, ending, launcher_rank
 
-_INTERRUPTED, _TERMINATED = 130, 143
-
-
-class _Terminated(BaseException):
-    """SIGTERM, as an exception, so that files and MPI are left in order."""
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def enter(command: click.Command, name: str, argv: list[str] | None = None) -> NoReturn:
     """Run a command and end the process with its status.
+
+    Notes of gradvis become lines on standard error, each once and from one rank; `--quiet` keeps them back.
 
     Args:
         command: Its callback finds the Scheduler in the context's `obj`.
         name: As the user typed it; errors begin with it.
         argv: The arguments, those of the process if not given.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _terminate)
+    with warnings.catch_warnings():
+        _hear_notes(name, speaks=launcher_rank() == 0, quiet="--quiet" in words)
+        _run(command, name, words)
+    sys.exit(0)
+
+
+def _run(command: click.Command, name: str, words: list[str]) -> None:
     scheduler: Scheduler = Serial()
     try:
-        with command.make_context(name, list(sys.argv[1:] if argv is None else argv)) as context:
+        with command.make_context(name, words) as context:
             scheduler = default_scheduler()
             context.obj = scheduler
             command.invoke(context)
+            sys.stdout.flush()  # a full disk or a closed pipe is told here, not by the interpreter at its end
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except BaseException as error:  # every way out of a command has its line and its status
         _leave(name, error, scheduler)
-    sys.exit(0)
+
+
+def _hear_notes(name: str, *, speaks: bool, quiet: bool) -> None:
+    """Until the filters are restored: notes are lines of ours, and only one rank tells any warning."""
+    told = warnings.showwarning
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        if issubclass(category, Note):
+            tqdm.write(f"{name}: note: {_one_line(str(message))}", file=sys.stderr)  # not into a progress bar
+        else:
+            told(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+    warnings.simplefilter("once", Note)
+    if quiet:
+        warnings.simplefilter("ignore", Note)
+    if not speaks:
+        warnings.simplefilter("ignore")
 
 
 def _terminate(*_: Any) -> NoReturn:
-    raise _Terminated
+    raise Terminated
 
 
 def _leave(name: str, error: BaseException, scheduler: Scheduler) -> NoReturn:
     if isinstance(error, SystemExit):
         raise error
+    if ending(error):
+        for number in (signal.SIGINT, signal.SIGTERM):  # launchers may send a second one to ranks that are leaving
+            signal.signal(number, signal.SIG_IGN)
     if "--debug" in sys.argv:
         traceback.print_exception(error)
     line, code = _verdict(error)
@@ -59,14 +94,26 @@ def _leave(name: str, error: BaseException, scheduler: Scheduler) -> NoReturn:
 
 def _verdict(error: BaseException) -> tuple[str, int]:
     """The line and the exit status of an error: 2 where the input or the options are wrong, 1 where the run failed."""
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return "interrupted; the same command goes on from here", _INTERRUPTED
-    if isinstance(error, _Terminated):
-        return "terminated; the same command goes on from here", _TERMINATED
+    if ended := ending(KeyboardInterrupt() if isinstance(error, click.Abort) else error):
+        word, code = ended
+        return "; ".join([word, *getattr(error, "__notes__", [])]), code
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"error: {_full(error)}", 1
     said = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    said = " ".join(said.split()) or "no message"
+    said = _one_line(said) or "no message"
     if isinstance(error, (TaskError, OSError)):
         return f"error: {said}", 1
     if isinstance(error, (ValueError, TypeError, click.ClickException)):
         return f"error: {said}", 2
     return f"error: {type(error).__name__}: {said} (--debug shows where)", 1
+
+
+def _full(error: OSError) -> str:
+    """What to do where nothing can be written; results have a line of their own, in `gradvis.store`."""
+    place = Path(error.filename) if isinstance(error.filename, str) else None
+    what = f"{place.name}: the disk of {place.resolve().parent}" if place else "pictures or output: the disk"
+    return f"cannot write {what} is full ({error.strerror}); make room, and the same command goes on with what is done"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -10,12 +10,19 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COMPUTING = [
+    click.option("--data", metavar="FILE", help="Inputs and targets (.npz, .safetensors, .pt) in place of its own."),
+    click.option("--samples", type=click.IntRange(1), metavar="N", help="A fixed subset of so many samples."),
     click.option("--loss", metavar="NAME", help="Loss by name, in place of the objective's own."),
     click.option("--metrics", metavar="A,B", multiple=True, help="Metrics by name, in place of the objective's own."),
     click.option(
         "--batch-size", type=click.IntRange(1), metavar="N", help="Samples a batch, for data without batches."
     ),
-    click.option("--batch-norm", type=click.Choice(["eval"]), help="eval: the stored statistics."),
+    click.option(
+        "--batch-norm",
+        type=click.Choice(["eval", "batch", "recalibrate"]),
+        help="Stored statistics, those of each batch, or new ones at every point [default: eval; recalibrate on "
+        "planes through several checkpoints]",
+    ),
     click.option("--micro-batch", type=click.IntRange(1), metavar="N", help="Samples through the network at once."),
     click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
     click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads a rank; by default its share."),

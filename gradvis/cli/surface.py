@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 import gradvis
+from gradvis.cli.find import _checkpoint as checkpoint
 from gradvis.cli.find import find_objective
 from gradvis.cli.options import chosen, computing, listed, resolutions, spans
+from gradvis.cli.planes import Wanted, check, plane_of
 from gradvis.cli.report import Progress, estimate, found
-from gradvis.directions import random_plane
+from gradvis.grid import grid
 from gradvis.machine import threads as fair_threads
 from gradvis.provenance import command_line
 from gradvis.schedule import Scheduler
-from gradvis.grid import grid
 from gradvis.surface import loss_surface, surface_cost
 
 _PICTURES = ("png", "svg", "pdf", "html")
@@ -26,23 +28,29 @@ _PICTURES = ("png", "svg", "pdf", "html")
 @click.argument("model", metavar="MODEL")
 @click.option("--objective", "named", metavar="FILE.py:NAME", help="The function that returns the Objective.")
 @click.option("--objective-arg", "arguments", metavar="KEY=VALUE", multiple=True, help="Passed to that function.")
-@click.option("--normalize", type=click.Choice(["filter", "layer", "none"]), default="filter", show_default=True)
+@click.option("--key", metavar="NAME", help="Which state of a checkpoint that has several: model, model_ema, G.")
+@click.option("--trust", is_flag=True, help="Load files whose loading can run code (pickled networks, TorchScript).")
+@click.option(
+    "--plane",
+    metavar="KIND",
+    default="random",
+    show_default=True,
+    help="random, between (MODEL and --through), or a RESULT.zarr whose plane is used again.",
+)
+@click.option("--through", metavar="CKPT", multiple=True, help="A checkpoint for --plane between; repeatable.")
+@click.option("--normalize", type=click.Choice(["filter", "layer", "none"]), help="Of random planes [default: filter]")
 @click.option("--include-bias", is_flag=True, help="Move biases and norm parameters too.")
 @click.option("--orthogonal", is_flag=True, help="Make the directions orthogonal, filter by filter.")
 @click.option(
-    "--dims",
-    type=click.IntRange(1, 3),
-    metavar="1|2|3",
-    default=2,
-    show_default=True,
-    help="A line, a plane or a volume.",
+    "--dims", type=click.IntRange(1, 3), metavar="1|2|3", help="A line, a plane or a volume [default: a plane]"
 )
-@click.option("--span", metavar="A:B", multiple=True, default=("-1:1",), show_default=True, help="One for each axis.")
-@click.option("--resolution", metavar="N", multiple=True, help="Points an axis [default: 201, 51, 21 for 1, 2, 3 dims]")
 @click.option(
-    "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Of the random directions."
+    "--span", metavar="A:B", multiple=True, help="One for each axis [default: -1:1; between checkpoints -0.5:1.5]"
 )
+@click.option("--resolution", metavar="N", multiple=True, help="Points an axis [default: 201, 51, 21 for 1, 2, 3 dims]")
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Of the random directions [default: 0]")
 @computing
+@click.option("--tune", is_flag=True, help="Time some ways of computing first, and take the fastest.")
 @click.option("--out", "-o", metavar="PATH", help="The result [default: MODEL-STEM.surface.zarr in this folder]")
 @click.option("--fresh", is_flag=True, help="Move an earlier result aside and start anew.")
 @click.option("--plot", "pictures", metavar="png,html,...", multiple=True, default=("png,html",), show_default=True)
@@ -52,11 +60,12 @@ _PICTURES = ("png", "svg", "pdf", "html")
 @click.version_option(gradvis.__version__, message="%(prog)s %(version)s")
 @click.pass_obj
 def surface(
-    scheduler: Scheduler, /, model: str, named: str | None, arguments: tuple[str, ...], normalize: Any,
-    include_bias: bool, orthogonal: bool, dims: int, span: tuple[str, ...], resolution: tuple[str, ...], seed: int,
+    scheduler: Scheduler, /, model: str, named: str | None, arguments: tuple[str, ...], key: str | None, trust: bool,
+    plane: str, through: tuple[str, ...], normalize: str | None, include_bias: bool, orthogonal: bool,
+    dims: int | None, span: tuple[str, ...], resolution: tuple[str, ...], seed: int | None, tune: bool,
     out: str | None, fresh: bool, pictures: tuple[str, ...], dry_run: bool, quiet: bool, debug: bool, **computed: Any,
 ) -> None:  # fmt: skip
-    """The loss on a line, plane or volume through MODEL, along random directions.
+    """The loss on a line, plane or volume through MODEL.
 
     MODEL is a checkpoint. It names its objective (gradvis.save_checkpoint writes such files), or
     --objective does. Run it alone, or under mpirun or srun: `mpirun -n 8 gradvis-surface model.pt`.
@@ -64,19 +73,25 @@ def surface(
     """
     del debug  # the door reads it
     suffixes = _suffixes(pictures)
+    drawn = chosen(normalize=normalize, include_bias=include_bias, orthogonal=orthogonal, seed=seed)
+    wanted = Wanted(plane, through, dims, drawn)
+    check(wanted)
     axes = {"span": _single(spans(span)), "resolution": _single(resolutions(resolution))}
-    grid(dims, **axes)  # a mistake in them is told before anything is loaded
+    if wanted.reused is None:  # a mistake in them is told before anything is loaded
+        grid(len(through) or dims or 2, axes["span"] or 1.0, axes["resolution"])
     computed["threads"] = computed["threads"] or fair_threads(scheduler.cpu_sharers)
     options = chosen(**computed) | {"local": (scheduler.local_rank, scheduler.local_size)}
-    objective, source = find_objective(model, named, _keywords(arguments), options)
+    objective, source = find_objective(model, named, _keywords(arguments), options, key=key, trust=trust)
     talks = scheduler.is_root and not quiet
-    if talks and named is None:
+    if talks and named is None and source != model:
         click.echo(f"{model} names its objective: {source}, found in this folder", err=True)
-    plane = random_plane(
-        objective, dims, normalize=normalize, seed=seed, include_bias=include_bias, orthogonal=orthogonal
-    )
+    checkpoints = [checkpoint(path, objective, key, trust) for path in (model, *through)]
+    where, span_then, resolution_then = plane_of(wanted, objective, model, checkpoints)
+    axes = {"span": axes["span"] or span_then, "resolution": axes["resolution"] or resolution_then}
+    if tune:
+        objective = objective.again(scheduler.share(partial(objective.on(where).tune, where)))
     if dry_run or not quiet:
-        cost = surface_cost(objective, plane, **axes, scheduler=scheduler)
+        cost = surface_cost(objective, where, **axes, scheduler=scheduler)
         if scheduler.is_root:
             click.echo(estimate(cost, scheduler, computed["threads"]), err=not dry_run)
     if dry_run:
@@ -84,7 +99,7 @@ def surface(
     path = Path(out) if out else Path(f"{Path(model).stem}.surface.zarr")
     with Progress(talks) as progress:
         result = loss_surface(
-            objective, plane, **axes, out=path, fresh=fresh, scheduler=scheduler, progress=progress,
+            objective, where, **axes, out=path, fresh=fresh, scheduler=scheduler, progress=progress,
             provenance={"name": Path(model).name, "command": command_line(sys.argv), "source": Path(source).name},
         )  # fmt: skip
     base = path.name.removesuffix(".zarr")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +13,13 @@ from uuid import uuid4
 from gradvis.plots.caption import caption
 from gradvis.plots.view import SurfaceLike, check_name
 
-__all__ = ["caption", "plot"]
+__all__ = ["caption", "export", "plot", "plot_many"]
 
-SUFFIXES = (".png", ".svg", ".pdf", ".html")
+PICTURES = (".png", ".svg", ".pdf", ".html", ".gif", ".mp4")
+TABLES = (".vtk", ".csv", ".nc")
 KINDS = ("contour", "surface", "both")
 SIZES = ("column", "page", "slide")
+_FILMS = (".gif", ".mp4")
 
 
 def plot(
@@ -25,7 +27,7 @@ def plot(
     path: str | os.PathLike[str] | None = None,
     *,
     kind: str | None = None,
-    metric: str = "loss",
+    metric: str | None = None,
     ax: Any = None,
     log: bool | None = None,
     size: str = "page",
@@ -33,14 +35,17 @@ def plot(
     """Draw a surface, and save the picture if a path is given.
 
     A plane comes as a contour and a 3-D surface, a line as a curve, a volume as its three central
-    slices; an html page as one surface to turn about, with every metric in it.
+    slices; an html page as one surface to turn about, with every metric in it, a curve, or shells of
+    equal value; a film as a 3-D surface that turns about.
 
     Args:
         surface: What `loss_surface` or `open` returned.
-        path: Where the picture goes: .png, .svg, .pdf, or .html for a page that works offline. Written atomically.
+        path: Where the picture goes: .png, .svg, .pdf, .gif, .mp4, or .html for a page that works offline.
+            Written atomically.
         kind: `contour`, `surface` or `both`; lines and volumes have one kind only. Default: `both`, and `contour`
             where an `ax` is given.
-        metric: What is drawn; for a page, what it shows first.
+        metric: What is drawn; for a page, what it shows first. Default: the loss, and beside the curve of a line
+            a metric between 0 and 1 (accuracy, if there is one) on a second axis.
         ax: A matplotlib axes to draw into, instead of a figure of our own.
         log: Logarithmic or linear; the default is the rule of `gradvis.plots.scale.scale`.
         size: Of a figure of our own: `column` (3.5 in wide), `page` (7.2 in) or `slide` (12 in).
@@ -52,23 +57,111 @@ def plot(
         ValueError: If the suffix, kind, metric or size is unknown, the axes do not fit, or `log` cannot be.
         ImportError: If the plotting library is not installed.
     """
-    target = None if path is None else Path(path)
-    suffix = ".png" if target is None else target.suffix.lower()
-    check_name("the suffix of a picture", suffix, SUFFIXES)
-    check_name("kind", kind or "both", KINDS)
-    check_name("size", size, SIZES)
-    if suffix == ".html" and target is not None:
-        if ax is not None:
-            raise ValueError("an html page takes no ax; leave it out, or save as .png, .svg or .pdf")
+    target, suffix = _checked(path, kind, size)
+    if ax is not None and suffix in (".html", *_FILMS):
+        raise ValueError(f"an ax is for .png, .svg or .pdf, but {suffix} came; leave one of them out")
+    if target and suffix == ".html":
         page = _library("interactive")
         figure = page.draw(surface, kind, metric, log)
-        _write(target, lambda file: page.save(figure, surface, file))
+        _write(target, lambda file: page.save(figure, file))
+        return figure
+    if target and suffix in _FILMS:
+        film = _library("film")
+        figure = film.draw(surface, kind, metric, log, size)
+        _write(target, lambda file: film.save(figure, file))
         return figure
     static = _library("static")
     figure = static.draw(surface, kind, metric, ax, log, size, with_caption=suffix == ".png")
-    if target is not None:
+    if target:
         _write(target, lambda file: static.save(figure, file, suffix[1:]))
     return figure
+
+
+def plot_many(
+    surfaces: Sequence[SurfaceLike],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    titles: Sequence[str] | None = None,
+    share_scale: bool = False,
+    kind: str | None = None,
+    metric: str | None = None,
+    log: bool | None = None,
+    size: str = "page",
+) -> Any:
+    """Draw several surfaces in one figure, and save it if a path is given.
+
+    Lines share one axes; planes have a panel each, volumes a row of three central slices.
+
+    Args:
+        surfaces: What `loss_surface` or `open` returned; all lines, all planes or all volumes.
+        path: Where the picture goes: .png, .svg, .pdf or .html. Written atomically.
+        titles: What they are called; by default as their models.
+        share_scale: One range of heights and colours for all, else one for each.
+        kind: `contour` or `surface`, for planes. Default: `contour`, and `surface` on a page.
+        metric: What is drawn. Default: the loss.
+        log: Logarithmic or linear; the default is the rule of `gradvis.plots.scale.scale`.
+        size: `column` (3.5 in wide), `page` (7.2 in) or `slide` (12 in).
+
+    Returns:
+        A matplotlib Figure, or a plotly one for a page.
+
+    Raises:
+        ValueError: If the surfaces or titles do not fit together, an option is unknown, or `log` cannot be.
+        ImportError: If the plotting library is not installed.
+    """
+    target, suffix = _checked(path, kind, size)
+    if suffix in _FILMS:
+        raise ValueError(f"a {suffix} shows one result, but {len(surfaces)} came; save as .png, .svg, .pdf or .html")
+    if kind == "both":
+        raise ValueError("several results take kind 'contour' or 'surface', but 'both' came; choose one of them")
+    names = _titles(surfaces, titles)
+    if target and suffix == ".html":
+        figure = _library("interactive_many").draw(surfaces, names, kind, metric or "loss", log, share_scale)
+        _write(target, lambda file: _library("interactive").save(figure, file))
+        return figure
+    many, wide = _library("many"), suffix == ".png"
+    figure = many.draw(surfaces, names, kind or "contour", metric or "loss", log, size, share_scale, with_caption=wide)
+    if target:
+        _write(target, lambda file: _library("static").save(figure, file, suffix[1:]))
+    return figure
+
+
+def export(surface: SurfaceLike, path: str | os.PathLike[str]) -> None:
+    """Write the numbers of a surface for other programs: .vtk, .csv or .nc (netCDF 3). Written atomically.
+
+    Raises:
+        ValueError: If the suffix is another one, or the folder does not exist.
+    """
+    target = Path(path)
+    check_name("the suffix of an export", target.suffix.lower(), TABLES)
+    save = getattr(import_module("gradvis.plots.export"), f"as_{target.suffix.lower()[1:]}")
+    _write(target, lambda file: save(surface, file))
+
+
+def _checked(path: str | os.PathLike[str] | None, kind: str | None, size: str) -> tuple[Path | None, str]:
+    """The path and its suffix, when all are known."""
+    target = None if path is None else Path(path)
+    suffix = ".png" if target is None else target.suffix.lower()
+    check_name("the suffix of a picture", suffix, PICTURES)
+    check_name("kind", "both" if kind is None else kind, KINDS)
+    check_name("size", size, SIZES)
+    return target, suffix
+
+
+def _titles(surfaces: Sequence[SurfaceLike], titles: Sequence[str] | None) -> list[str]:
+    """A title for each surface.
+
+    Raises:
+        ValueError: If there are no surfaces, they differ in dimensions, or the titles are more or fewer.
+    """
+    dims = {surface.dataset["loss"].ndim for surface in surfaces}
+    if len(dims) != 1:
+        came = f"results of {' and '.join(map(str, sorted(dims)))} dimensions" if dims else "none"
+        raise ValueError(f"a figure takes results that are all lines, all planes or all volumes, but {came} came")
+    names = [str(surface.about.get("name") or f"result {i}") for i, surface in enumerate(surfaces, 1)]
+    if titles is not None and len(titles) != len(names):
+        raise ValueError(f"titles takes one for each of the {len(names)} results, but {len(titles)} came")
+    return names if titles is None else list(titles)
 
 
 def _library(module: str) -> ModuleType:
@@ -88,12 +181,15 @@ def _write(target: Path, save: Callable[[Path], None]) -> None:
 
     Raises:
         ValueError: If the folder does not exist.
+        OSError: If the system refuses.
     """
     if not target.parent.is_dir():
         raise ValueError(f"the picture {target} needs the folder {target.parent}, which does not exist; make it first")
-    part = target.with_name(f".{target.name}.{uuid4().hex}")
+    part = target.with_name(f".{uuid4().hex}.{target.name}")  # its suffix tells libraries the format
     try:
         save(part)
         os.replace(part, target)
+    except OSError as error:
+        raise OSError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gradvis.plots.view import GREEK
+from gradvis.plots.view import GREEK, shortened
 
 _DIRECTIONS = {  # what an axis is called, and what all of them are
     "random": ("random direction", "random directions"),
@@ -15,6 +15,7 @@ _DIRECTIONS = {  # what an axis is called, and what all of them are
     "custom": ("direction", "given directions"),
 }
 _NORMALIZED = {"filter": "filter-normalised", "layer": "layer-normalised"}
+_SUBJECTS = {1: "Loss curve", 2: "Loss surface", 3: "Loss volume"}
 _BATCH_NORM = {
     "eval": "batch norm with its stored statistics",
     "batch": "batch norm with the statistics of each batch",
@@ -34,9 +35,18 @@ def axis_label(about: Mapping[str, Any], dim: str, short: bool = False) -> str:
     >>> axis_label({"plane": {"kind": "random", "normalize": "filter"}}, "beta")
     'β · random direction 2, filter-normalised'
     """
-    noun, _, normalized = _directions(about.get("plane") or {})
-    label = f"{GREEK[dim]} · {noun} {list(GREEK).index(dim) + 1}"
+    plane = about.get("plane") or {}
+    noun, _, normalized = _directions(plane)
+    number = list(GREEK).index(dim) + 1
+    if names := _ends(plane, 14 if short else 28):
+        return f"{GREEK[dim]} · {'' if short else f'from {names[0]} '}to {names[number]}"
+    label = f"{GREEK[dim]} · {noun} {number}"
     return f"{label}, {normalized}" if normalized and not short else label
+
+
+def _ends(plane: Mapping[str, Any], most: int = 28) -> list[str]:
+    """The checkpoints that a plane goes through, the origin first; none for other planes."""
+    return [shortened(str(name), most) for name in plane.get("checkpoints") or ()] * (plane.get("kind") == "between")
 
 
 def metric_label(about: Mapping[str, Any], metric: str) -> str:
@@ -51,27 +61,40 @@ def metric_label(about: Mapping[str, Any], metric: str) -> str:
     return name.replace("_", " ") + (f" (mean per {unit})" if unit and metric == "loss" else "")
 
 
-def caption(about: Mapping[str, Any], computed: float = 1.0) -> str:
+def subject(about: Mapping[str, Any], k: int) -> str:
+    """What is drawn, of whom: the title of a page.
+
+    >>> subject({"name": "net.pt"}, 1)
+    'Loss curve of net.pt'
+    """
+    between = _ends(about.get("plane") or {})
+    if between:
+        return f"{_SUBJECTS[k]} between {', '.join(between[:-1])} and {between[-1]}"
+    return f"{_SUBJECTS[k]} of {about['name']}" if about.get("name") else _SUBJECTS[k]
+
+
+def caption(about: Mapping[str, Any], computed: float = 1.0, k: int = 2) -> str:
     """One sentence that says what a picture shows, with the seed and the policies it hangs on.
 
     Args:
         about: The provenance of the result; what is missing there is left out here.
         computed: The share of the points that is there, 0 to 1.
+        k: Dimensions of the plane.
 
     >>> caption({"plane": {"kind": "pca"}, "objective": {"loss": "mse", "dtype": "float32"}, "name": "net"})
     'Loss surface of net along principal directions: mse, float32.'
     """
     plane, objective = about.get("plane") or {}, about.get("objective") or {}
     _, nouns, normalized = _directions(plane)
-    where = [f"along {nouns}" if nouns else "", normalized]
+    along = f"a {nouns.removesuffix('s')}" if k == 1 else nouns
+    where = [f"along {along}" if nouns and not _ends(plane) else "", normalized]
     if plane.get("orthogonal"):
         where.append("made orthogonal")
     if plane.get("seed") is not None:
         where.append(f"seed {plane['seed']}")
     if plane.get("include_bias") is False:
         where.append("biases and norm parameters fixed")
-    subject = " ".join(filter(None, ["Loss surface", f"of {about['name']}" if about.get("name") else "", where[0]]))
-    text = ", ".join(filter(None, [subject, *where[1:]]))
+    text = ", ".join(filter(None, [" ".join(filter(None, [subject(about, k), where[0]])), *where[1:]]))
     facts = "; ".join(filter(None, [_measured(objective), *_made(about, computed)]))
     return f"{text}: {facts}." if facts else f"{text}."
 
@@ -79,10 +102,16 @@ def caption(about: Mapping[str, Any], computed: float = 1.0) -> str:
 def _measured(objective: Mapping[str, Any]) -> str:
     loss = str(objective.get("loss") or "").replace("_", " ")
     if objective.get("samples") is not None:
-        loss = f"{loss or 'loss'}, mean over {objective['samples']} sample{'s' * (objective['samples'] != 1)}"
+        whole = (objective.get("subset") or {}).get("of")
+        count = f"{objective['samples']} of {whole} samples" if whole else _samples(objective["samples"])
+        loss = f"{loss or 'loss'}, mean over {count}"
     policy = objective.get("batch_norm")
     policy = _BATCH_NORM.get(str(policy), f"batch norm: {policy}") if policy else ""
     return ", ".join(filter(None, [loss, str(objective.get("dtype") or ""), policy]))
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'s' * (count != 1)}"
 
 
 def _made(about: Mapping[str, Any], computed: float) -> list[str]:

@@ -9,18 +9,16 @@ import numpy as np
 from matplotlib import colormaps, rcParams
 from matplotlib.colors import Normalize
 from matplotlib.contour import ContourSet
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
 from gradvis.arrays import Values
+from gradvis.plots import curves, marks
+from gradvis.plots.palette import GROUND
 from gradvis.plots.scale import Scale
 from gradvis.plots.view import View
-
-CMAP = "viridis"
-_HATCH: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.6", "hatch": "////", "linewidth": 0.0}
-_MARKS = {"centre": ("P", "white", 1.0), "minimum": ("*", "#ff8c1a", 1.05)}  # shape, colour, size in font sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +31,8 @@ class Panel:
         labels: What the axes are called, k of them.
         metric: What the metric is called.
         title: What tells this panel from its neighbours.
-        bar: Whether it says itself what its colours and marks mean; else its neighbour does.
+        bar: Whether it says itself what its colours mean; else its neighbour does.
+        second: For a line, another metric and what it is called.
     """
 
     kind: str
@@ -42,6 +41,7 @@ class Panel:
     metric: str
     title: str = ""
     bar: bool = True
+    second: tuple[View, str] | None = None
 
     def draw(self, ax: Any, scale: Scale, own: bool = True) -> ContourSet | None:
         """Draw into axes of the right projection; the lines that want labels come back.
@@ -53,32 +53,12 @@ class Panel:
         """
         if self.kind == "contour":
             return _contour(ax, self, scale, own)
-        (_line if self.kind == "line" else _relief)(ax, self, scale)
+        if self.kind == "surface":
+            _relief(ax, self, scale)
+            return None
+        ax.set(xlabel=self.labels[0], ylabel=self.metric)
+        curves.one(ax, self.view, scale, self.metric, self.second)
         return None
-
-
-def _line(ax: Any, panel: Panel, scale: Scale) -> None:
-    (x,), values = panel.view.axes, panel.view.values
-    ax.plot(x, np.clip(values, scale.low, scale.high), color="#31688e")
-    ax.set(xlabel=panel.labels[0], ylabel=panel.metric, xlim=(x.min(), x.max()))
-    if scale.log:
-        levels = scale.levels(8)
-        ax.set_yscale("log")
-        ax.set_yticks(levels, scale.texts(levels))
-        ax.set_yticks([], minor=True)
-    ax.grid(color="0.9", linewidth=0.6)
-    for span in _runs(x, panel.view.diverged):
-        ax.axvspan(*span, zorder=0, **_HATCH)
-    for mark in panel.view.marks:
-        _mark(ax, mark.kind, (*mark.coords, np.clip(mark.value, scale.low, scale.high)))
-    _legend(ax, panel)
-
-
-def _runs(x: Values, chosen: NDArray[np.bool_]) -> list[tuple[float, float]]:
-    """Intervals around the chosen points of an axis, half way to their neighbours."""
-    edges = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
-    turns = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(int)))
-    return [(float(edges[start]), float(edges[stop])) for start, stop in turns.reshape(-1, 2)]
 
 
 def _contour(ax: Any, panel: Panel, scale: Scale, own: bool) -> ContourSet | None:
@@ -86,23 +66,23 @@ def _contour(ax: Any, panel: Panel, scale: Scale, own: bool) -> ContourSet | Non
     x, y = seen.axes
     heights = np.ma.masked_invalid(scale.draw(seen.values)).T  # matplotlib wants a row for each y
     if seen.diverged.any():  # the ground shows where nothing is drawn over it
-        ax.add_patch(Rectangle((x.min(), y.min()), np.ptp(x), np.ptp(y), zorder=0, **_HATCH))
+        ax.add_patch(Rectangle((x.min(), y.min()), np.ptp(x), np.ptp(y), zorder=0, **marks.HATCH))
     lines = None
     if heights.count():
-        colors = {"cmap": CMAP, "norm": norm(scale)}
+        colors = {"cmap": GROUND, "norm": norm(scale)}
         filled = ax.contourf(x, y, heights, levels=scale.bands(), extend=scale.extend, **colors)
         _colorbar(ax, filled, panel, scale, own)
         at = scale.draw(np.array(_lines(scale)))
         if at.size:
             width = rcParams["font.size"] / 16
             lines = ax.contour(x, y, heights, levels=at, colors=_ink(at, scale), linewidths=width)
-    for mark in seen.marks:
-        _mark(ax, mark.kind, mark.coords)
     ax.set(xlabel=panel.labels[0], ylabel=panel.labels[1], xlim=(x.min(), x.max()), ylim=(y.min(), y.max()))
+    for mark in seen.marks:
+        marks.draw(ax, mark, mark.coords)
     ax.locator_params(nbins=5)
     ratio = np.ptp(x) / np.ptp(y)
     ax.set_aspect("equal" if 0.5 <= ratio <= 2 else "auto")
-    _legend(ax, panel)
+    marks.legend(ax, marks.handles(seen), panel.title)
     return lines
 
 
@@ -113,12 +93,33 @@ def _lines(scale: Scale) -> list[float]:
 
 def label_lines(ax: Any, panel: Panel, lines: ContourSet, scale: Scale) -> None:
     """Write the levels into the lines; the layout must be settled, for the room of a label is counted in pixels."""
-    points = rcParams["font.size"]
-    names = dict(zip(lines.levels, scale.texts(_lines(scale)), strict=True))
-    marks = ax.transData.transform([mark.coords for mark in panel.view.marks] or np.empty((0, 2)))
-    for label in ax.clabel(lines, fmt=names, fontsize=0.8 * points, inline_spacing=3):
-        away = np.linalg.norm(marks - ax.transData.transform(label.get_position()), axis=1)
-        label.set_visible(bool((away > 1.2 * points * ax.get_figure(root=True).dpi / 72).all()))  # else under a mark
+    look: dict[str, Any] = {
+        "fmt": dict(zip(lines.levels, scale.texts(_lines(scale)), strict=True)),
+        "fontsize": 0.8 * rcParams["font.size"],
+        "inline_spacing": 3,
+    }
+    tried = ax.clabel(lines, inline=False, **look)
+    free = [text.get_position() for text in _free(ax, panel, tried)]
+    for text in tried:
+        text.remove()
+    if free:  # only these open their lines
+        ax.clabel(lines, manual=free, **look)
+
+
+def _free(ax: Any, panel: Panel, texts: list[Text]) -> list[Text]:
+    """Those that lie within the axes, and not on a mark or its name."""
+    room = 1.2 * rcParams["font.size"] * ax.get_figure(root=True).dpi / 72
+    places = ax.transData.transform([mark.coords for mark in panel.view.marks] or np.empty((0, 2)))
+    taken = [Bbox.from_bounds(*(place - room), 2 * room, 2 * room) for place in places]
+    taken += [name.get_window_extent() for name in ax.texts if isinstance(name, Annotation)]
+    inner = ax.get_window_extent().padded(-2)
+    boxes = [(text, text.get_window_extent()) for text in texts]
+    return [
+        text
+        for text, box in boxes
+        if inner.containsx(box.x0) and inner.containsx(box.x1) and inner.containsy(box.y0) and inner.containsy(box.y1)
+        and not box.count_overlaps(taken)
+    ]  # fmt: skip
 
 
 def _relief(ax: Any, panel: Panel, scale: Scale) -> None:
@@ -130,7 +131,7 @@ def _relief(ax: Any, panel: Panel, scale: Scale) -> None:
             x,
             y,
             heights,
-            cmap=CMAP,
+            cmap=GROUND,
             norm=norm(scale),
             rcount=50,
             ccount=50,
@@ -141,14 +142,14 @@ def _relief(ax: Any, panel: Panel, scale: Scale) -> None:
         )
     ax.computed_zorder = False  # the marks are seen through the surface
     for mark in seen.marks:
-        _mark(ax, mark.kind, (*mark.coords, float(scale.draw(mark.value))))
+        marks.draw(ax, mark, (*mark.coords, float(scale.draw(mark.value))))
     bottom, top = scale.bands()[[0, -1]]
-    levels = scale.levels(6)
+    levels = scale.levels(6) or [scale.low]
     ax.set_zticks(scale.draw(np.array(levels)), scale.texts(levels))
     ax.set(xlim=(x.min(), x.max()), ylim=(y.min(), y.max()), zlim=(bottom, top))
     if panel.bar:  # nothing beside it says what is drawn
         ax.set_zlabel(panel.metric + scale.counted, labelpad=6 + 0.9 * (rcParams["font.size"] - 8))
-        _legend(ax, panel)
+        marks.legend(ax, marks.handles(seen), panel.title, inside=True)
     more = rcParams["font.size"] - 8  # matplotlib's own distances suit 8 points
     ax.set_xlabel(panel.labels[0], labelpad=4 + 0.9 * more)
     ax.set_ylabel(panel.labels[1], labelpad=4 + 0.9 * more)
@@ -169,32 +170,8 @@ def norm(scale: Scale) -> Normalize:
 
 def _ink(heights: Values, scale: Scale) -> list[str]:
     """Dark lines where the ground is light, and light ones where it is dark."""
-    red, green, blue, _ = colormaps[CMAP](norm(scale)(heights)).T
+    red, green, blue, _ = colormaps[GROUND](norm(scale)(heights)).T
     return ["black" if light > 0.4 else "white" for light in 0.3 * red + 0.59 * green + 0.11 * blue]
-
-
-def _mark(ax: Any, kind: str, place: tuple[float, ...]) -> None:
-    ax.plot(*([each] for each in place), **_marker(kind), zorder=10, clip_on=False)
-
-
-def _marker(kind: str) -> dict[str, Any]:
-    shape, color, size = _MARKS[kind]
-    points = rcParams["font.size"]
-    edge = {"markeredgecolor": "black", "markeredgewidth": points / 12}
-    return {"marker": shape, "markerfacecolor": color, "markersize": size * points, "linestyle": "none", **edge}
-
-
-def _legend(ax: Any, panel: Panel) -> None:
-    """A row above the axes, where it hides nothing; a column where panels are narrow."""
-    handles: list[Any] = [Line2D([], [], label=mark.text, **_marker(mark.kind)) for mark in panel.view.marks]
-    if panel.view.diverged.any():
-        handles.append(Patch(label="diverged", **_HATCH))
-    if not handles and not panel.title:
-        return
-    box = {"frameon": False, "borderaxespad": 0.3, "borderpad": 0, "handletextpad": 0.3, "handlelength": 1.4}
-    place = {"loc": "upper left"} if panel.kind == "surface" else {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-    columns = 1 if panel.title else 3
-    ax.legend(handles=handles, title=panel.title, alignment="left", ncols=columns, columnspacing=1, **place, **box)
 
 
 def _colorbar(ax: Any, filled: ContourSet, panel: Panel, scale: Scale, own: bool) -> None:
@@ -202,7 +179,11 @@ def _colorbar(ax: Any, filled: ContourSet, panel: Panel, scale: Scale, own: bool
         return
     # In axes of the user's the bar takes its room from them: its neighbours stay free.
     beside = ax.inset_axes((1.03, 0, 0.045, 1)) if own else make_axes_locatable(ax).append_axes("right", "4.5%", 0.06)
-    bar = ax.get_figure(root=False).colorbar(filled, cax=beside)
+    number_bar(ax.get_figure(root=False).colorbar(filled, cax=beside), panel.metric, scale)
+
+
+def number_bar(bar: Any, metric: str, scale: Scale) -> None:
+    """Give a colour bar its numbers and its name."""
     levels = scale.levels(10) or [scale.low]
     bar.set_ticks(scale.draw(np.array(levels)), labels=scale.texts(levels))
-    bar.set_label(panel.metric + scale.counted)
+    bar.set_label(metric + scale.counted)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isclose, log10
 
 import numpy as np
 
 from gradvis.arrays import Values
-from gradvis.plots.view import tidy
+from gradvis.plots.view import View, tidy
+
+_MARGIN = 0.04
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,29 @@ def scale(values: Values, log: bool | None = None) -> Scale:
     # The ends of an uncut range are exact, not what the logarithm made of them.
     under, over = low > least * (1 + 1e-9 * np.sign(least)), high < most * (1 - 1e-9 * np.sign(most))
     return Scale(log, low if under else least, high if over else most, bool(under), bool(over))
+
+
+def scale_of_curves(views: Sequence[View], log: bool | None = None) -> Scale:
+    """The scale of curves on one axes, with room for their standard errors.
+
+    Raises:
+        ValueError: If a logarithmic scale is wanted and a value is zero or negative.
+    """
+    values = np.concatenate([seen.values for seen in views])
+    found = scale(values, log)
+    errors = np.concatenate([np.zeros(seen.values.size) if seen.stderr is None else seen.stderr for seen in views])
+    # An error as large as the value has its lower edge at no height of a logarithmic axis.
+    below = np.maximum(values - errors, values / 2) if found.log else values - errors
+    return scale(np.concatenate([below, values, values + errors]), found.log)
+
+
+def limits(scale: Scale) -> tuple[float, float]:
+    """The ends of an axis with this range, with a margin."""
+    if scale.log:
+        room = (scale.high / scale.low) ** _MARGIN
+        return scale.low / room, scale.high * room
+    more = _MARGIN * (scale.high - scale.low)
+    return scale.low - more, scale.high + more
 
 
 def _range(heights: Values) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from matplotlib.gridspec import GridSpec
 
 from gradvis.plots.caption import axis_label, caption, metric_label
 from gradvis.plots.panels import Panel, label_lines
-from gradvis.plots.scale import Scale, scale
-from gradvis.plots.view import GREEK, SurfaceLike, central, number, view
+from gradvis.plots.scale import Scale, scale, scale_of_curves
+from gradvis.plots.view import GREEK, SurfaceLike, View, central, companion, number, view
 
 Room = tuple[float, float, float, float]
-_SAVING: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "gradvis", "text.usetex": False}
+SAVING: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "gradvis", "text.usetex": False}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Size:
     def style(self) -> dict[Any, Any]:
         """The settings it is drawn with."""
         scale = self.font / 8
-        return _SAVING | {
+        return SAVING | {
             "font.family": "DejaVu Sans",
             "font.size": self.font,
             "axes.labelsize": self.font,
@@ -66,31 +66,49 @@ class Picture(Figure):
 
 
 def draw(
-    surface: SurfaceLike, kind: str | None, metric: str, ax: Any, log: bool | None, size: str, with_caption: bool
+    surface: SurfaceLike, kind: str | None, metric: str | None, ax: Any, log: bool | None, size: str, with_caption: bool
 ) -> Figure:
     """The figure of a surface; see `gradvis.plots.plot`.
 
     Raises:
         ValueError: If the given axes cannot hold what is asked for.
     """
-    seen = view(surface, metric)
-    colors = scale(seen.values, log)
+    name = metric or "loss"
+    seen = view(surface, name)
+    colors = scale(seen.values, log) if len(seen.dims) > 1 else scale_of_curves([seen], log)
     if ax is not None:
-        return _draw_into(ax, surface, kind or "contour", metric, colors)
+        return _draw_into(ax, surface, kind or "contour", name, colors)
     shape = SIZES[size]
-    panels = _panels(surface, kind or "both", metric, bars=shape.stacked)
+    panels = _panels(surface, kind or "both", name, bars=shape.stacked)
+    if metric is None and panels[0].kind == "line":
+        panels = [replace(panels[0], second=_second(surface))]
     with matplotlib.rc_context(shape.style):
-        return _figure(panels, colors, shape, caption(surface.about, float(np.mean(surface.done))) * with_caption)
+        return _figure(panels, colors, shape, told(surface, len(seen.dims)) * with_caption)
+
+
+def told(surface: SurfaceLike, k: int) -> str:
+    """The caption of a surface."""
+    return caption(surface.about, float(np.mean(surface.done)), k)
+
+
+def _second(surface: SurfaceLike) -> tuple[View, str] | None:
+    name = companion(surface)
+    return (view(surface, name), metric_label(surface.about, name)) if name else None
 
 
 def save(figure: Figure, file: Path, suffix: str) -> None:
     """Write a figure; the same figure gives the same bytes."""
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
-    with matplotlib.rc_context(_SAVING):
+    with matplotlib.rc_context(SAVING):
         figure.savefig(file, format=suffix, dpi=300, metadata=undated)
 
 
-def _panel(surface: SurfaceLike, kind: str, metric: str, title: str = "", bar: bool = True) -> Panel:
+def panel_of(surface: SurfaceLike, kind: str, metric: str, title: str = "", bar: bool = True) -> Panel:
+    """One metric of a surface, with what stands around it.
+
+    Raises:
+        ValueError: If a contour or a surface has too few points.
+    """
     seen = view(surface, metric)
     labels = tuple(axis_label(surface.about, dim, short=kind == "surface" or bool(title)) for dim in seen.dims)
     if kind != "line" and min(seen.values.shape) < 2:
@@ -99,29 +117,41 @@ def _panel(surface: SurfaceLike, kind: str, metric: str, title: str = "", bar: b
 
 
 def _panels(surface: SurfaceLike, kind: str, metric: str, bars: bool) -> list[Panel]:
-    """What is drawn, panel by panel; `bars` gives every slice of a volume a colour bar, else the last alone has one."""
+    """What is drawn, panel by panel; for `bars` see `slices`."""
     dims = [str(dim) for dim in surface.dataset[metric].dims]
     if len(dims) == 1:
-        return [_panel(surface, "line", metric)]
+        return [panel_of(surface, "line", metric)]
     if len(dims) == 2:
         if kind == "both":
-            return [_panel(surface, "contour", metric), _panel(surface, "surface", metric, bar=False)]
-        return [_panel(surface, kind, metric)]
+            return [panel_of(surface, "contour", metric), panel_of(surface, "surface", metric, bar=False)]
+        return [panel_of(surface, kind, metric)]
+    return slices(surface, metric, bars)
+
+
+def slices(surface: SurfaceLike, metric: str, bars: bool) -> list[Panel]:
+    """The three central slices of a volume; `bars` gives each a colour bar, else the last alone has one."""
     panels = []
+    dims = [str(dim) for dim in surface.dataset[metric].dims]
     for dim in reversed(dims):
         part, place = central(surface, dim)
-        panels.append(_panel(part, "contour", metric, f"{GREEK[dim]} = {number(place)}", bars or dim == dims[0]))
+        panels.append(panel_of(part, "contour", metric, f"{GREEK[dim]} = {number(place)}", bars or dim == dims[0]))
     return panels
 
 
-def _figure(panels: list[Panel], colors: Scale, shape: Size, text: str) -> Figure:
-    lines = _wrap(text, shape)
+def blank(height: float, shape: Size, text: str) -> tuple[Picture, Room]:
+    """An empty figure with its caption, and the room that remains above it."""
+    lines = wrap(text, shape)
     below = len(lines) * 1.5 * shape.font / 72
-    height = _height(panels, shape) + below
-    figure = Picture(figsize=(shape.width, height))
+    figure = Picture(figsize=(shape.width, height + below))
     FigureCanvasAgg(figure)
-    figure.text(0.01, 0.3 * below / height / max(len(lines), 1), "\n".join(lines), fontsize=0.9 * shape.font)
-    flat, solid = _rooms(panels, shape, below / height)
+    share = below / (height + below)
+    figure.text(0.01, 0.3 * share / max(len(lines), 1), "\n".join(lines), fontsize=0.9 * shape.font)
+    return figure, (0, share, 1, 1 - share)
+
+
+def _figure(panels: list[Panel], colors: Scale, shape: Size, text: str) -> Figure:
+    figure, room = blank(_height(panels, shape), shape, text)
+    flat, solid = _rooms(panels, shape, room)
     count = sum(panel.kind != "surface" for panel in panels)
     if count:
         figure.set_layout_engine("constrained", rect=flat)
@@ -139,7 +169,7 @@ def _figure(panels: list[Panel], colors: Scale, shape: Size, text: str) -> Figur
     return figure
 
 
-def _wrap(text: str, shape: Size) -> list[str]:
+def wrap(text: str, shape: Size) -> list[str]:
     """Cut a caption into lines of the figure's width: a letter of this font is some 0.53 em wide."""
     whole = text.replace("gradvis ", "gradvis\u00a0").replace(" %", "\u00a0%")  # no break within
     return textwrap.wrap(whole, int(shape.width * 72 / (0.9 * shape.font * 0.53)), break_on_hyphens=False)
@@ -148,20 +178,26 @@ def _wrap(text: str, shape: Size) -> list[str]:
 def _height(panels: list[Panel], shape: Size) -> float:
     """The height of the panels in inches, as looked at for each size."""
     kinds = [panel.kind for panel in panels]
+    named = sum(bool(mark.name) for mark in panels[0].view.marks)
+    return _alone(kinds, shape) + named * 1.4 * shape.font / 72  # each has a line of the legend
+
+
+def _alone(kinds: list[str], shape: Size) -> float:
+    """The height without a long legend."""
     if "line" in kinds:
         return (0.75 if shape.stacked else 0.5) * shape.width
-    if len(panels) == 1:
+    if len(kinds) == 1:
         return 0.8 * shape.width
     if kinds == ["contour", "surface"]:
         return (1.65 if shape.stacked else 0.41) * shape.width
-    return 0.8 * shape.width * len(panels) if shape.stacked else 0.36 * shape.width
+    return 0.8 * shape.width * len(kinds) if shape.stacked else 0.36 * shape.width
 
 
-def _rooms(panels: list[Panel], shape: Size, below: float) -> tuple[Room, Room]:
+def _rooms(panels: list[Panel], shape: Size, room: Room) -> tuple[Room, Room]:
     """Where the flat panels are and where the 3-D one is: left, bottom, width, height as shares of the figure."""
-    above = 1 - below
     if len({panel.kind for panel in panels}) == 1:
-        return (0, below, 1, above), (0, below, 1, above)
+        return room, room
+    _, below, _, above = room
     if shape.stacked:
         return (0, below + 0.5 * above, 1, 0.5 * above), (0, below, 1, 0.5 * above)
     return (0, below, 0.55, above), (0.545, below, 0.43, above)

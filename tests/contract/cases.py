@@ -164,5 +164,6 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "torch-dense": lambda **options: _torch("Dense", **options),
     "torch-conv": lambda **options: _torch("Conv", **options),
     "torch-regression": lambda **options: _torch("Regression", **options),
+    "torch-everything": lambda **options: _torch("Everything", **options),
 }
 CASES: dict[str, Callable[..., Case]] = {"quadratic": QuadraticCase, "rosenbrock": RosenbrockCase, **NETWORKS}

@@ -307,7 +307,7 @@ def test_a_model_that_moves_is_seen(network):
     assert not np.array_equal(objective.parameters(), stood)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith("conv")])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith(("conv", "everything"))])
 def test_buffers_that_move_are_seen(name):
     network = NETWORKS[name]()
     objective = network.objective()

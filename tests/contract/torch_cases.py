@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import gradvis
 from gradvis.objective import Objective
@@ -163,6 +164,49 @@ class Conv(Dense):
         logits = self.logits(self.twin(state), torch.tensor(theta, dtype=torch.float64)).detach()
         hits = logits.numpy().argmax(1) == self.classes
         return {"loss": self.per_sample(logits).numpy(), "accuracy": hits.astype(float)}
+
+
+class _Everything(nn.Module):
+    """What makes trouble, in one: shared, frozen and unused weights, too; inputs are (b, 3, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.batch_norm = nn.Embedding(2, 2), nn.BatchNorm1d(2)
+        self.attention = nn.MultiheadAttention(2, 2, dropout=0.3, batch_first=True)
+        self.layer_norm, self.group_norm = nn.LayerNorm((3, 2)), nn.GroupNorm(1, 2)
+        self.lstm = nn.LSTM(2, 2, batch_first=True)
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.frozen, self.unused = nn.Linear(2, 4).requires_grad_(False), nn.Linear(3, 2)
+        self.drop, self.last = nn.Dropout(0.5), nn.Linear(4, CLASSES)
+        self.batch_norm.running_mean += 0.3
+        self.batch_norm.running_var *= 2.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.embedding((x[..., 0] > 0).long())
+        x = self.batch_norm(x.mT).mT
+        x = self.layer_norm(x + self.attention(x, x, x, need_weights=False)[0])
+        x = self.group_norm(self.lstm(x)[0].mT).mean(2)
+        return self.last(self.drop(self.frozen(torch.tanh(self.second(torch.tanh(self.first(x)))))))
+
+
+class Everything(Dense):
+    pattern = "lstm.*"
+
+    def __init__(self, dtype: str = "float64") -> None:
+        super().__init__(dtype)
+        self.labelled(3, 2)
+
+    def layers(self) -> nn.Module:
+        return _Everything()
+
+    def gradient(self, theta: np.ndarray) -> np.ndarray:
+        at = torch.tensor(theta, requires_grad=True)
+        return torch.autograd.grad(self.mean()(at), at, materialize_grads=True)[0].numpy()
+
+    def hessian(self, theta: np.ndarray) -> np.ndarray:
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().hessian(theta)
 
 
 class Regression(Dense):

@@ -227,6 +227,16 @@ def failing(s: Scheduler, who: str) -> None:
     s.share(lambda: None)
 
 
+def failing_some(s: Scheduler) -> None:
+    if s.rank:
+        s.fail("scenarios: error: failed", 2)
+    time.sleep(300)
+
+
+def gather(s: Scheduler) -> None:
+    assert s.gather((s.rank, "x" * s.rank)) == [(rank, "x" * rank) for rank in range(s.size)]
+
+
 def launched() -> Scheduler:
     """As a command does it: one line from the launcher's first rank."""
     try:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import MPIRUN, PYTHON, descendants, mpirun, run, started, until
+from tests.launch import MPICH, MPIRUN, OPENMPI, PYTHON, Launcher, descendants, mpirun, run, started, until
 
 SCENARIOS = Path(__file__).with_name("scenarios.py")
-RIGHT = "complete,everybody,dynamic,big,share,share_raises,agree,local"
+RIGHT = "complete,everybody,dynamic,big,share,share_raises,agree,gather,local"
 
 
-def scenario(ranks: int, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return mpirun(ranks, PYTHON, SCENARIOS, *words, timeout=timeout)
+def scenario(
+    ranks: int, *words: str, timeout: float = 60, launcher: Launcher = MPICH
+) -> subprocess.CompletedProcess[str]:
+    return mpirun(ranks, PYTHON, SCENARIOS, *words, timeout=timeout, launcher=launcher)
 
 
 def passed(done: subprocess.CompletedProcess[str], ranks: int) -> None:
@@ -31,9 +33,12 @@ def ours(done: subprocess.CompletedProcess[str], program: str = "scenarios") -> 
     return [line for line in done.stderr.splitlines() if line.startswith(program)]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
-def test_ranks_work_together(ranks):
-    done = scenario(ranks, RIGHT)
+@pytest.mark.parametrize(
+    ("ranks", "launcher"),
+    [(1, MPICH), (2, MPICH), (3, MPICH), (8, MPICH), (2, OPENMPI), pytest.param(8, OPENMPI, marks=pytest.mark.slow)],
+)
+def test_ranks_work_together(ranks, launcher):
+    done = scenario(ranks, RIGHT, launcher=launcher)
 
     passed(done, ranks)
     places = sorted(re.findall(r"rank (\d+) local (\d+) of (\d+)", done.stdout))
@@ -52,9 +57,12 @@ def test_sharers_are_those_with_common_cpus():
     assert sorted(re.findall(r"rank (\d) shares with (\d)", done.stdout)) == [("0", "2"), ("1", "1"), ("2", "2")]
 
 
-@pytest.mark.parametrize(("ranks", "who"), [(1, 0), (3, 0), (3, 1), (3, 2), (8, 7)])
-def test_a_raising_task_ends_the_call_on_all_ranks(ranks, who):
-    done = scenario(ranks, "raising", str(who))
+@pytest.mark.parametrize(
+    ("ranks", "who", "launcher"),
+    [(1, 0, MPICH), (3, 0, MPICH), (3, 1, MPICH), (3, 2, MPICH), (8, 7, MPICH), (3, 2, OPENMPI)],
+)
+def test_a_raising_task_ends_the_call_on_all_ranks(ranks, who, launcher):
+    done = scenario(ranks, "raising", str(who), launcher=launcher)
 
     assert done.returncode == 1
     told = dict(re.findall(r"(\d) got: (.*)", done.stdout))
@@ -115,13 +123,23 @@ def test_an_uncaught_error_ends_the_job_and_is_told_once(who):
     assert done.stderr.count(f"ValueError: nobody catches this: {who}") == 1
 
 
-@pytest.mark.parametrize("who", ["2", "all"])
-def test_fail_says_its_line_once(who):
-    done = scenario(3, "failing", who)
+@pytest.mark.parametrize(
+    ("who", "launcher"),
+    [("2", MPICH), ("all", MPICH), ("2", OPENMPI), pytest.param("all", OPENMPI, marks=pytest.mark.slow)],
+)
+def test_fail_says_its_line_once(who, launcher):
+    done = scenario(3, "failing", who, launcher=launcher)
 
     assert done.returncode == 2
     assert ours(done) == ["scenarios: error: failed"]
     assert "is through" not in done.stdout
+
+
+def test_several_ranks_that_fail_without_the_others_say_one_line():
+    done = scenario(3, "failing_some")
+
+    assert done.returncode == 2
+    assert ours(done) == ["scenarios: error: failed"]
 
 
 def test_an_interrupt_of_the_launcher_reaches_everybody():
@@ -170,7 +188,7 @@ def test_only_the_first_of_the_launchers_ranks_speaks():
 @pytest.mark.skipif(shutil.which("mpirun.openmpi") is None, reason="Debian's Open MPI is not installed")
 def test_the_launcher_of_another_mpi_is_told_apart():
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    launcher = (str(shutil.which("mpirun.openmpi")), "--oversubscribe")
+    launcher = Launcher("debian", (str(shutil.which("mpirun.openmpi")), "--oversubscribe"), {}, 137)
 
     done = mpirun(2, PYTHON, SCENARIOS, "launched", env=root, timeout=30, launcher=launcher)
 

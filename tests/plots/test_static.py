@@ -263,13 +263,13 @@ def test_a_notebook_shows_the_figure():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "run.pgn"}, r"suffix of a picture must be one of .png, .svg, .pdf, .html, but '.pgn' came.*'.png'"),
+        ({"path": "run.pgn"}, r"suffix of a picture must be one of .png, .svg, .pdf, .html, .gif, .mp4, but '.pgn' came.*'.png'"),
         ({"path": "run"}, "suffix of a picture must be one of"),
         ({"kind": "contuor"}, "kind must be one of contour, surface, both, but 'contuor' came; did you mean 'contour'"),
         ({"size": "poster"}, "size must be one of column, page, slide"),
         ({"metric": "lose"}, "metric must be one of loss, but 'lose' came; did you mean 'loss'"),
         ({"path": "no/such/run.png"}, "needs the folder no/such, which does not exist"),
-        ({"path": "run.html", "ax": 1}, "an html page takes no ax"),
+        ({"path": "run.html", "ax": 1}, "an ax is for .png, .svg or .pdf, but .html came"),
         ({"log": True}, "values above zero, but the smallest is -16"),
     ],
 )

@@ -1,0 +1,107 @@
+"""`gradvis-plot`: any result again, as a picture, a page, a film or a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import gradvis
+from gradvis.cli.options import listed
+from gradvis.plots import KINDS, PICTURES, SIZES, TABLES, export, plot_many
+from gradvis.plots.view import check_name
+from gradvis.schedule import Scheduler
+from gradvis.surface import Surface
+
+_SUFFIXES = tuple(suffix[1:] for suffix in (*PICTURES, *TABLES))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("results", metavar="RESULT...", nargs=-1, required=True)
+@click.option("--kind", metavar="|".join(KINDS), help="For planes [default: both, or for several results contour]")
+@click.option("--metric", metavar="NAME", help="What is drawn [default: loss, and accuracy beside a curve]")
+@click.option("--log/--linear", default=None, help="Scale of heights and colours; by default what the values suggest.")
+@click.option("--share-scale", is_flag=True, help="One scale over several results.")
+@click.option("--size", metavar="|".join(SIZES), default="page", show_default=True, help="For a paper or a talk.")
+@click.option("--out", "-o", metavar="PATH", help="One file; its suffix is one of those of --plot.")
+@click.option(
+    "--plot",
+    "wanted",
+    metavar="SUFFIX,...",
+    multiple=True,
+    help=f"Files in this folder, by suffix: {', '.join(_SUFFIXES)} [default: png,html]",
+)
+@click.option("--debug", is_flag=True, help="A traceback with an error.")
+@click.version_option(gradvis.__version__, message="%(prog)s %(version)s")
+@click.pass_obj
+def plot(
+    scheduler: Scheduler, /, results: tuple[str, ...], kind: str | None, metric: str | None, log: bool | None,
+    share_scale: bool, size: str, out: str | None, wanted: tuple[str, ...], debug: bool,
+) -> None:  # fmt: skip
+    """Draw any RESULT again, as far as it is computed; several come in one figure.
+
+    Pictures: png, svg, pdf. A page to turn about: html. A film that turns about: gif, mp4. Numbers for
+    other programs: vtk, csv, nc. The files are named after the result: run.surface.zarr gives
+    run.surface.png and run.surface.html in this folder; several give surfaces.png and surfaces.html.
+    """
+    del debug  # the door reads it
+    options = {"kind": kind, "metric": metric, "log": log, "size": size}
+    titles = [Path(result).resolve().name.removesuffix(".zarr") for result in results]
+    files = _files(out, wanted, titles)
+
+    def draw() -> None:
+        surfaces = [gradvis.open(result) for result in results]
+        for file in files:
+            if len(surfaces) == 1:
+                _one(surfaces[0], file, options)
+            else:
+                _several(surfaces, file, options | {"titles": _apart(titles), "share_scale": share_scale})
+
+    scheduler.share(draw)
+    if scheduler.is_root:
+        click.echo("\n".join(map(str, files)))
+
+
+def _files(out: str | None, wanted: tuple[str, ...], titles: list[str]) -> list[Path]:
+    """Where the files go.
+
+    Raises:
+        ValueError: If a suffix is unknown, or they are to go to two places.
+    """
+    if out and wanted:
+        raise ValueError("the files are named by --out or by --plot, but both were given; leave one of them out")
+    if out:
+        check_name("the suffix of --out", Path(out).suffix.lower(), [f".{suffix}" for suffix in _SUFFIXES])
+        return [Path(out)]
+    suffixes = listed(wanted) or ["png", "html"]
+    for suffix in suffixes:
+        check_name("--plot", suffix, _SUFFIXES)
+    base = titles[0] if len(titles) == 1 else "surfaces"
+    return [Path(f"{base}.{suffix}") for suffix in suffixes]
+
+
+def _one(surface: Surface, file: Path, options: dict[str, object]) -> None:
+    if file.suffix.lower() in TABLES:
+        export(surface, file)
+    else:
+        surface.plot(file, **options)
+
+
+def _several(surfaces: list[Surface], file: Path, options: dict[str, object]) -> None:
+    """Draw them together.
+
+    Raises:
+        ValueError: If the file holds one result only.
+    """
+    if file.suffix.lower() in TABLES:
+        raise ValueError(f"a {file.suffix} holds one result, but {len(surfaces)} came; write one after the other")
+    plot_many(surfaces, file, **options)  # type: ignore[arg-type]
+
+
+def _apart(titles: list[str]) -> list[str]:
+    """The names without the ending that all share.
+
+    >>> _apart(["a.surface", "b.surface"])
+    ['a', 'b']
+    """
+    return [title.removesuffix(".surface") for title in titles]

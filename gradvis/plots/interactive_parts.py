@@ -1,0 +1,116 @@
+"""What the pages share: colour bars, hover texts, surfaces and marks, as plotly has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from plotly import graph_objects as go
+
+from gradvis.plots.caption import axis_label, metric_label
+from gradvis.plots.palette import GROUND, MARKS
+from gradvis.plots.scale import Scale
+from gradvis.plots.view import GREEK, Mark, View
+
+_SYMBOLS = {"centre": "cross", "minimum": "diamond", "checkpoint": "circle"}
+FROM_ABOVE: dict[str, Any] = {
+    "camera": {"eye": {"x": 0, "y": 0, "z": 2}, "up": {"x": 0, "y": 1, "z": 0}, "projection": {"type": "orthographic"}},
+    "aspectratio": {"x": 1.6, "y": 1.6, "z": 0.5},
+    "zaxis": {"visible": False},
+}
+CAMERA = {"eye": {"x": 0.95, "y": -1.4, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.14}}
+
+
+def named(about: Mapping[str, Any], metric: str, scale: Scale) -> str:
+    """The name of a metric as a page writes it."""
+    return escape(metric_label(about, metric) + scale.counted).replace("\n", "<br>")
+
+
+def ticks(scale: Scale, most: int = 8) -> dict[str, Any]:
+    """Where an axis of heights and a colour bar have their numbers."""
+    levels = scale.levels(most) or [scale.low]
+    return {"tickvals": scale.draw(np.array(levels)).tolist(), "ticktext": scale.texts(levels)}
+
+
+def bar(label: str, scale: Scale) -> dict[str, Any]:
+    """A colour bar."""
+    return {"title": {"text": label, "side": "right"}, "len": 0.75, "thickness": 16, **ticks(scale)}
+
+
+def axes(about: Mapping[str, Any], seen: View, short: bool = False) -> list[dict[str, Any]]:
+    """The axes of a plane with their names, k of them."""
+    return [{"title": {"text": escape(axis_label(about, dim, short=short))}} for dim in seen.dims]
+
+
+def hover(seen: View, metric: str) -> NDArray[np.object_]:
+    """What is said of every point: its true value, also where the height is a logarithm or cut.
+
+    Not `customdata`: for a surface plotly.js looks that up with rows and columns swapped.
+    """
+    names, lines = [GREEK[dim] for dim in seen.dims], np.empty(seen.values.shape, object)
+    for index, value in np.ndenumerate(seen.values):
+        place = (f"{name} {axis[i]:.4g}" for name, axis, i in zip(names, seen.axes, index, strict=True))
+        lines[index] = "<br>".join([*place, f"{escape(metric)} {value:.6g}"])
+    return lines
+
+
+def hover_mark(mark: Mark, dims: tuple[str, ...]) -> str:
+    """What is said of a mark."""
+    place = [f"{GREEK[dim]} {value:.4g}" for dim, value in zip(dims, mark.coords, strict=True)]
+    return "<br>".join([escape(mark.text), *map(escape, mark.details), *place]) + "<extra></extra>"
+
+
+def style(mark: Mark, size: float) -> dict[str, Any]:
+    """How a mark looks."""
+    color = "black" if mark.kind == "centre" else MARKS[mark.kind]  # a page is white
+    return {"symbol": _SYMBOLS[mark.kind], "color": color, "size": size, "line": {"color": "black", "width": 1}}
+
+
+def sheet(seen: View, metric: str, scale: Scale, label: str) -> go.Surface:
+    """The surface of a plane: plotly wants a row for each y."""
+    low, high = scale.bands()[[0, -1]]
+    lines = {"show": True, "start": low, "end": high, "size": (high - low) / 15, "color": "black", "width": 1}
+    return go.Surface(
+        x=seen.axes[0],
+        y=seen.axes[1],
+        z=scale.draw(seen.values).T,
+        hovertext=hover(seen, metric).T,
+        hoverinfo="text",
+        cmin=low,
+        cmax=high,
+        colorscale=GROUND,
+        colorbar=bar(label, scale),
+        contours={"z": lines},
+        lighting={"ambient": 0.8, "diffuse": 0.5, "specular": 0.05, "roughness": 0.9},
+        name=metric,
+    )
+
+
+def pins(seen: View, scale: Scale) -> list[go.Scatter3d]:
+    """The marks, on pins that are seen from above, and on the floor the points that diverged."""
+    points = []
+    low, top = (float(end) for end in scale.bands()[[0, -1]])
+    for mark in seen.marks:
+        (x, y), z = mark.coords, float(scale.draw(mark.value))
+        foot = [z, top] if np.isfinite(z) else [low, top]
+        points.append(
+            go.Scatter3d(
+                x=[x, x], y=[y, y], z=foot, mode="lines+markers+text" if mark.name else "lines+markers",
+                marker=style(mark, 5) | {"size": [5, 6]}, text=["", escape(mark.name)], textposition="top center",
+                line={"color": "black", "width": 2}, name=escape(mark.text), hovertemplate=hover_mark(mark, seen.dims),
+            )
+        )  # fmt: skip
+    if seen.diverged.any():
+        at = [axis[index] for axis, index in zip(seen.axes, np.nonzero(seen.diverged), strict=True)]
+        look = {"symbol": "x", "color": "gray", "size": 3}
+        said = "diverged<br>α %{x:.4g}<br>β %{y:.4g}<extra></extra>"
+        points.append(
+            go.Scatter3d(
+                x=at[0], y=at[1], z=np.full(len(at[0]), low), mode="markers", marker=look, name="diverged",
+                hovertemplate=said,
+            )
+        )  # fmt: skip
+    return points

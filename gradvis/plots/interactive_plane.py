@@ -1,0 +1,106 @@
+"""The page of a plane: every metric as a surface, with buttons that choose it and its scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from plotly import graph_objects as go
+
+from gradvis.plots.interactive_parts import CAMERA, FROM_ABOVE, axes, named, pins, sheet, ticks
+from gradvis.plots.scale import Scale, scale
+from gradvis.plots.view import SurfaceLike, view
+
+
+def draw(surface: SurfaceLike, kind: str | None, metric: str, log: bool | None) -> go.Figure:
+    """The figure of a plane; a contour is the surface seen from above."""
+    figure = _relief(surface, metric, scale(view(surface, metric).values, log).log)
+    if kind == "contour":
+        figure.update_layout(scene=FROM_ABOVE)
+    return figure
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What the page can show: one metric on one scale, whether that suits it best, and the traces that do it."""
+
+    metric: str
+    label: str
+    scale: Scale
+    preferred: bool
+    traces: list[Any]
+
+    @property
+    def heights(self) -> dict[str, Any]:
+        """The axis of heights, by the names that a button calls it."""
+        low, high = self.scale.bands()[[0, -1]]
+        axis = {"title.text": self.label, "range": [low - 0.04 * (high - low), high], **ticks(self.scale)}
+        return {f"scene.zaxis.{name}": value for name, value in axis.items()}
+
+
+def _states(surface: SurfaceLike) -> list[State]:
+    """Every metric, linear and, where all values are above zero, logarithmic."""
+    states = []
+    for metric in surface.metrics:
+        seen = view(surface, metric)
+        scales = [scale(seen.values, log=False)]
+        flat = scales[0].offset or scales[0].low == scales[0].high
+        if not flat and np.nanmin(seen.values) > 0:
+            scales.append(scale(seen.values, log=True))
+        for each in scales:
+            label = named(surface.about, metric, each)
+            traces = [sheet(seen, metric, each, label), *pins(seen, each)]
+            states.append(State(metric, label, each, each.log == scale(seen.values).log, traces))
+    return states
+
+
+def _relief(surface: SurfaceLike, metric: str, log: bool) -> go.Figure:
+    """All states as traces, of which those of one are visible; the buttons change which."""
+    states = _states(surface)
+    same = [i for i, state in enumerate(states) if state.metric == metric]
+    at = next((i for i in same if states[i].scale.log == log), same[0])  # a constant one is linear only
+    figure = go.Figure([trace for state in states for trace in state.traces])
+    for trace, visible in zip(figure.data, _visible(states, at), strict=True):
+        trace.visible = visible
+    x, y = axes(surface.about, view(surface, metric))
+    figure.update_layout(
+        scene={"xaxis": x, "yaxis": y, "aspectmode": "manual"},
+        scene_aspectratio={"x": 1, "y": 1, "z": 0.7},
+        scene_camera=CAMERA,
+        updatemenus=[_scale_menu(states, at), *([_metric_menu(states, at)] if len(surface.metrics) > 1 else [])],
+    )
+    figure.update_layout({name.replace(".", "_"): value for name, value in states[at].heights.items()})
+    return figure
+
+
+def _visible(states: list[State], at: int) -> list[bool]:
+    return [i == at for i, state in enumerate(states) for _ in state.traces]
+
+
+def _scale_menu(states: list[State], at: int) -> dict[str, Any]:
+    """Linear or logarithmic, for the metric of a state; hidden where there is no choice."""
+    same = [i for i, state in enumerate(states) if state.metric == states[at].metric]
+    buttons = [
+        {
+            "label": "log" if states[i].scale.log else "linear",
+            "method": "update",
+            "args": [{"visible": _visible(states, i)}, states[i].heights],
+        }
+        for i in same
+    ]
+    place = {"x": 0.02, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "direction": "right", "type": "buttons"}
+    return {"buttons": buttons, "active": same.index(at), "visible": len(same) > 1, "showactive": True, **place}
+
+
+def _metric_menu(states: list[State], at: int) -> dict[str, Any]:
+    """Which metric; each comes on the scale that suits it, and brings its own scale menu."""
+    firsts = {state.metric: i for i, state in enumerate(states) if state.preferred}
+    buttons = []
+    for metric, i in firsts.items():
+        layout = states[i].heights | {f"updatemenus[0].{name}": value for name, value in _scale_menu(states, i).items()}
+        args = [{"visible": _visible(states, i)}, layout]
+        buttons.append({"label": escape(metric.replace("_", " ")), "method": "update", "args": args})
+    place = {"x": 0.2, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
+    return {"buttons": buttons, "active": list(firsts).index(states[at].metric), "showactive": True, **place}

@@ -1,0 +1,69 @@
+"""Marks and legends of matplotlib axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib import rcParams
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+
+from gradvis.plots.palette import MARKS
+from gradvis.plots.view import Mark, View
+
+HATCH: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.6", "hatch": "////", "linewidth": 0.0}
+_SHAPES = {"centre": ("P", 1.0), "minimum": ("*", 1.05), "checkpoint": ("o", 0.75)}  # shape, size in font sizes
+_LETTERS = 66  # above a panel that has half a page
+
+
+def draw(ax: Any, mark: Mark, place: tuple[float, ...]) -> None:
+    """Draw a mark, and its name beside it."""
+    ax.plot(*([each] for each in place), **style(mark.kind), zorder=10, clip_on=False)
+    if mark.name:
+        (_name_solid if len(place) == 3 else _name)(ax, mark.name, place)
+
+
+def _name(ax: Any, name: str, place: tuple[float, ...]) -> None:
+    """Towards the middle of the axes, so that nothing is cut off."""
+    across, up = ax.transAxes.inverted().transform(ax.transData.transform(place))
+    right, top = across > 0.6, up > 0.85
+    room = 0.6 * rcParams["font.size"]
+    ax.annotate(
+        name, place, (-room if right else room, -room if top else room), textcoords="offset points",
+        ha="right" if right else "left", va="top" if top else "bottom", zorder=11, **_lettering(),
+    )  # fmt: skip
+
+
+def _name_solid(ax: Any, name: str, place: tuple[float, ...]) -> None:
+    ax.text(*place, f"  {name}", zorder=11, **_lettering())
+
+
+def _lettering() -> dict[str, Any]:
+    points = rcParams["font.size"]
+    return {"fontsize": 0.9 * points, "path_effects": [withStroke(linewidth=0.25 * points, foreground="white")]}
+
+
+def style(kind: str) -> dict[str, Any]:
+    """How a mark of a kind looks."""
+    shape, size = _SHAPES[kind]
+    points = rcParams["font.size"]
+    edge = {"markeredgecolor": "black", "markeredgewidth": points / 12}
+    return {"marker": shape, "markerfacecolor": MARKS[kind], "markersize": size * points, "linestyle": "none", **edge}
+
+
+def handles(seen: View) -> list[Any]:
+    """What a legend says of the marks, and of points that diverged."""
+    found: list[Any] = [Line2D([], [], label=mark.text, **style(mark.kind)) for mark in seen.marks]
+    return found + ([Patch(label="diverged", **HATCH)] if seen.diverged.any() else [])
+
+
+def legend(ax: Any, entries: list[Any], title: str = "", inside: bool = False, letters: int = _LETTERS) -> None:
+    """Rows above the axes, where they hide nothing, of so many letters; a column where there is a title."""
+    if not entries and not title:
+        return
+    box = {"frameon": False, "borderaxespad": 0.3, "borderpad": 0, "handletextpad": 0.3, "handlelength": 1.4}
+    place = {"loc": "upper left"} if inside else {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+    widest = max((len(entry.get_label()) for entry in entries), default=0) + 4
+    columns = 1 if title else min(max(letters // widest, 1), 4)
+    ax.legend(handles=entries, title=title, alignment="left", ncols=columns, columnspacing=1, **place, **box)

@@ -1,0 +1,267 @@
+"""Batch norm's policies against plain loops over a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import gradvis
+from gradvis.notes import Note
+from gradvis.plane import Plane
+
+SIZES = [6, 6, 5]  # the last batch is ragged
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5),
+            nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Linear(4, 3),
+        )  # fmt: skip
+    for layer in (model[1], model[6]):
+        layer.running_mean += 0.3 * (seed + 1)
+        layer.running_var *= 1.5 + seed
+    return model.double().eval()
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(sum(SIZES), 1, 4, 4)), rng.integers(0, 3, sum(SIZES))
+
+
+def batches(pair):
+    return list(zip(*(torch.tensor(part).split(SIZES) for part in pair), strict=True))
+
+
+def objective(model, pair, **options):
+    return gradvis.objective(model, pair, "cross_entropy", metrics=["accuracy"], batch_size=6, **options)
+
+
+def set_point(model, theta):
+    nn.utils.vector_to_parameters(torch.tensor(theta), model.parameters())
+
+
+def norms(model):
+    return [layer for layer in model if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+def by_batch(model, pair):
+    """The loss with the statistics of each batch, summed over samples."""
+    model = copy.deepcopy(model)
+    for layer in norms(model):
+        layer.train()
+    return sum(F.cross_entropy(model(x), y, reduction="sum") for x, y in batches(pair)) / sum(SIZES)
+
+
+def recalibrated(model, pair):
+    """Means over samples of each batch's mean and unbiased variance, layer by layer, by hooks."""
+    model = copy.deepcopy(model).requires_grad_(False)
+    found = {
+        layer: (torch.zeros_like(layer.running_mean), torch.zeros_like(layer.running_var)) for layer in norms(model)
+    }
+
+    def see(layer, inputs):
+        x = inputs[0].transpose(0, 1).flatten(1)
+        mean, var = found[layer]
+        mean += len(inputs[0]) / sum(SIZES) * x.mean(1)
+        var += len(inputs[0]) / sum(SIZES) * x.var(1, correction=1)
+
+    for layer in norms(model):
+        layer.train()
+        layer.register_forward_pre_hook(see)
+    for x, _ in batches(pair):
+        model(x)
+    for layer, (mean, var) in found.items():
+        layer.eval()
+        layer.running_mean, layer.running_var = mean, var
+        layer._forward_pre_hooks.clear()
+    return float(sum(F.cross_entropy(model(x), y, reduction="sum") for x, y in batches(pair)) / sum(SIZES))
+
+
+@pytest.fixture
+def plane():
+    model = net()
+    origin = nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
+    return Plane(origin, 0.3 * np.random.default_rng(1).normal(size=(2, origin.size)))
+
+
+COORDS = np.array([[0.0, 0.0], [1.0, -0.5], [0.2, 2.0]])
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+@pytest.mark.parametrize(("policy", "naive"), [("batch", by_batch), ("recalibrate", recalibrated)])
+def test_a_policy_is_what_the_plain_loop_computes(pair, plane, policy, naive, budget):
+    model = net()
+
+    found = objective(model, pair, batch_norm=policy, micro_batch=4, data_budget=budget).evaluate(plane, COORDS)[:, 0]
+
+    for loss, theta in zip(found, plane.point(COORDS), strict=True):
+        twin = net()
+        set_point(twin, theta)
+        with torch.no_grad():
+            assert loss == pytest.approx(float(naive(twin, pair)), rel=1e-12)
+
+
+def test_stored_statistics_are_the_default_near_one_checkpoint(pair, plane):
+    model = net()
+
+    found = objective(model, pair).evaluate(plane, COORDS[:1])[0, 0]
+
+    x, y = map(torch.tensor, pair)
+    assert found == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+    assert objective(model, pair).about["batch_norm"] == "eval"
+
+
+@pytest.mark.parametrize("policy", ["eval", "batch", "recalibrate"])
+def test_the_model_is_found_again_as_it_was(pair, plane, policy):
+    model = net()
+    model[4].train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [
+        (layer.training, getattr(layer, "momentum", None), getattr(layer, "track_running_stats", None))
+        for layer in model
+    ]
+
+    objective(model, pair, batch_norm=policy).evaluate(plane, COORDS)
+
+    after = [
+        (layer.training, getattr(layer, "momentum", None), getattr(layer, "track_running_stats", None))
+        for layer in model
+    ]
+    assert after == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("policy", ["batch", "recalibrate"])
+def test_the_same_point_has_the_same_bits_whatever_stood_before_it(pair, plane, policy):
+    made = objective(net(), pair, batch_norm=policy)
+
+    alone = made.evaluate(plane, COORDS[2:])
+    assert made.evaluate(plane, COORDS)[2:].tobytes() == alone.tobytes()
+
+
+def test_products_of_the_batch_policy_are_those_of_the_dense_hessian(pair):
+    model = net()
+    made = objective(model, pair, batch_norm="batch", micro_batch=2)
+    theta = made.parameters()
+    twin, shapes = copy.deepcopy(model), {name: value.shape for name, value in model.named_parameters()}
+    for layer in norms(twin):
+        layer.train()
+        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
+
+    def loss(flat):
+        parts = flat.split([shape.numel() for shape in shapes.values()])
+        views = {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+        outputs = [(torch.func.functional_call(twin, views, (x,)), y) for x, y in batches(pair)]
+        return sum(F.cross_entropy(out, y, reduction="sum") for out, y in outputs) / sum(SIZES)
+
+    wanted = torch.autograd.functional.hessian(loss, torch.tensor(theta)).numpy()
+    slope = torch.autograd.functional.jacobian(loss, torch.tensor(theta)).numpy()
+
+    np.testing.assert_allclose(made.gradient(theta), slope, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(made.hvp(theta, np.eye(theta.size)), wanted, rtol=1e-7, atol=1e-11)
+    np.testing.assert_allclose(sum(made.shard(i, 2).gradient(theta) for i in range(2)), slope, rtol=1e-9, atol=1e-13)
+
+
+def test_recalibration_has_no_products_and_no_shards(pair):
+    made = objective(net(), pair, batch_norm="recalibrate")
+    theta = made.parameters()
+
+    for refused in (lambda: made.gradient(theta), lambda: made.hvp(theta, theta[None]), lambda: made.shard(0, 2)):
+        with pytest.raises(ValueError, match="batch_norm='recalibrate'"):
+            refused()
+
+
+def test_batches_are_part_of_the_function_and_recorded(pair, plane):
+    """Another batch size is another function, which a result's identity must tell apart."""
+    one, other = (
+        gradvis.objective(net(), pair, "cross_entropy", batch_norm="batch", batch_size=size) for size in (6, 17)
+    )
+
+    assert one.about["batches"] == "2 of 6, 1 of 5"
+    assert other.about["batches"] == "1 of 17"
+    assert one.evaluate(plane, COORDS)[1, 0] != pytest.approx(other.evaluate(plane, COORDS)[1, 0], rel=1e-6)
+    assert "batches" not in objective(net(), pair).about
+
+
+def test_a_batch_norm_that_keeps_no_statistics_is_never_cut(pair, plane):
+    model = net()
+    model[1] = nn.BatchNorm2d(3, track_running_stats=False).double()
+    made = gradvis.objective(model, pair, "cross_entropy", batch_size=6, micro_batch=2)
+    origin = made.parameters()
+
+    found = made.measure(origin)["loss"]
+
+    with torch.no_grad():
+        wanted = sum(F.cross_entropy(model(x), y, reduction="sum") for x, y in batches(pair)) / sum(SIZES)
+    assert found == pytest.approx(float(wanted), rel=1e-12)
+    assert made.about["batch_norm"] == "eval"  # the other batch norm has statistics
+    assert made.about["batches"] == "2 of 6, 1 of 5"
+
+
+@pytest.mark.parametrize("policy", ["eval", "recalibrate"])
+def test_without_any_statistics_there_are_only_those_of_the_batch(pair, policy):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3, track_running_stats=False)).double()
+
+    assert objective(model, pair).about["batch_norm"] == "batch"
+    with pytest.raises(ValueError, match=f"batch_norm='{policy}' needs running statistics"):
+        objective(model, pair, batch_norm=policy)
+
+
+# ---------------------------------------------------------------------- planes between checkpoints
+
+
+def test_between_checkpoints_statistics_are_recalibrated_and_each_own_loss_is_its_own(pair):
+    first, second = net(0), net(5)
+    made = objective(first, pair)
+    line = gradvis.plane_between(made, first, second)
+
+    with pytest.warns(Note, match="both are stored"):
+        surface = gradvis.loss_surface(made, line, resolution=5)
+
+    assert surface.dataset["alpha"].values.tolist() == [-0.5, 0.0, 0.5, 1.0, 1.5]
+    assert surface.about["objective"]["batch_norm"] == "recalibrate"
+    x, y = map(torch.tensor, pair)
+    for mark, model, at in zip(surface.checkpoints, (first, second), (0.0, 1.0), strict=True):
+        assert mark.coords == pytest.approx((at,), abs=1e-12)
+        assert mark.off_plane == pytest.approx(0, abs=1e-9)
+        assert mark.own["loss"] == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+        assert mark.plane["loss"] == pytest.approx(recalibrated(model, pair), rel=1e-9)
+        assert mark.plane["loss"] == pytest.approx(float(surface.dataset["loss"].sel(alpha=at)), rel=1e-9)
+
+
+@pytest.mark.parametrize("policy", ["eval", "batch"])
+def test_a_policy_that_was_asked_for_stays(pair, policy):
+    made = objective(net(0), pair, batch_norm=policy)
+    line = gradvis.plane_between(made, net(0), net(5))
+
+    assert made.on(line).about["batch_norm"] == policy
+    assert made.stored().about["batch_norm"] == "eval"
+
+
+@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
+def test_marks_survive_the_disk(pair, tmp_path):
+    made = objective(net(0), pair)
+    triangle = gradvis.plane_between(made, net(0), net(5), net(7))
+
+    surface = gradvis.loss_surface(made, triangle, resolution=3, out=tmp_path / "run.surface.zarr")
+    memory = gradvis.loss_surface(made, triangle, resolution=3)
+
+    assert gradvis.open(tmp_path / "run.surface.zarr").checkpoints == surface.checkpoints == memory.checkpoints
+    assert [mark.name for mark in surface.checkpoints] == ["checkpoint 1", "checkpoint 2", "checkpoint 3"]
+    np.testing.assert_allclose([mark.coords for mark in surface.checkpoints], [[0, 0], [1, 0], [0, 1]], atol=1e-9)
+
+
+def test_the_same_checkpoint_twice_spans_no_plane(pair):
+    made = objective(net(0), pair)
+    with pytest.raises(ValueError, match="leave out the one that is there twice"):
+        gradvis.plane_between(made, net(0), net(5), net(5))
+    with pytest.raises(ValueError, match="two, three or four of them, but 1 came"):
+        gradvis.plane_between(made, net(0))
