@@ -7,10 +7,17 @@ from typing import Any
 
 _LI = "Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018"
 _GRADVIS = "Chatzimichailidis et al., GradVis, arXiv:1909.12108, 2019"
+_IZMAILOV = "Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018"
 _DRAWN = {
     "filter": f"each filter rescaled to the norm of the matching filter of the weights ({_LI})",
     "layer": "each array rescaled to the norm of the matching array of the weights",
     "none": "not rescaled",
+}
+_BATCH_NORM = {
+    "eval": "Batch normalisation used its stored statistics.",
+    "batch": "Batch normalisation used the statistics of each batch.",
+    "recalibrate": "The statistics of batch normalisation were computed anew at every point, in one pass over the data "
+    f"in training mode, averaged over its batches by their samples (after {_IZMAILOV}).",
 }
 
 
@@ -23,10 +30,11 @@ def surface(result: Any) -> str:
     spans = " x ".join(f"[{points[0]:g}, {points[-1]:g}]" for points in axes)
     name = str(objective.get("loss", "loss")).replace("_", " ")
     sentences = [
-        f"The {name} of {objective.get('model', 'the model')}, the mean over all {_samples(objective)}of the data, was "
+        f"The {name} of {objective.get('model', 'the model')}, the mean over {_samples(objective)}of the data, was "
         f"evaluated in {objective.get('dtype', 'float64')} on a grid of {size} points over {spans} "
         f"{_plane(about['plane'])}.",
-        "Batch normalisation used its stored statistics." if objective.get("batch_norm") == "eval" else "",
+        _BATCH_NORM.get(str(objective.get("batch_norm")), ""),
+        *map(_checkpoint, result.checkpoints),
         f"At the centre the loss is {result.center['loss']:.6g}.",
         f"Computed with gradvis {about['versions']['gradvis']} (after {_GRADVIS}).",
     ]
@@ -34,12 +42,26 @@ def surface(result: Any) -> str:
 
 
 def _samples(objective: Mapping[str, Any]) -> str:
-    count, unit = objective.get("samples"), objective.get("unit", "sample")
-    return f"{count} {unit}s " if count else f"{unit}s "
+    """Whose mean it is; a subset says of how many, and with which seed it was drawn."""
+    count, unit, subset = objective.get("samples"), objective.get("unit", "sample"), objective.get("subset")
+    if subset:
+        return f"{count} of {subset['of']} {unit}s (drawn once, seed {subset['seed']}) "
+    return f"all {count} {unit}s " if count else f"all {unit}s "
+
+
+def _checkpoint(mark: Any) -> str:
+    """A checkpoint's own loss, and that of its place on the plane."""
+    return (
+        f"{mark.name} has the loss {mark.own['loss']:.6g} with its own statistics and {mark.plane['loss']:.6g} on the "
+        "plane."
+    )
 
 
 def _plane(plane: Mapping[str, Any]) -> str:
     """Where the grid lies, with the source of its normalisation."""
+    if plane.get("kind") == "between":
+        names = [str(name) for name in plane["checkpoints"]]
+        return f"through {', '.join(names[:-1])} and {names[-1]}, at 0 and at 1 of each axis, along their differences"
     if plane.get("kind") != "random":
         return "along given directions"
     still = "" if plane.get("include_bias") else "; biases and normalisation parameters were held still"

@@ -219,6 +219,7 @@ def test_what_the_users_function_raises_is_told_with_its_place(saved, named, wor
             r"^bad.py raised ModuleNotFoundError: No module named 'no_such_thing', at bad.py:2$",
         ),
         ("import torch\ntorch.ones(2) @ torch.ones(3)\n", r"^bad.py raised RuntimeError: .*, at bad.py:2$"),
+        ("import json\njson.loads('x')\n", r"^bad.py raised JSONDecodeError: .*, at bad.py:2$"),
         ("import sys\nsys.exit()\n", r"^bad.py raised SystemExit: no message, at bad.py:2$"),
         ("import neighbour\nneighbour.absent\n", r"^bad.py raised AttributeError: .*, at bad.py:2$"),
     ],

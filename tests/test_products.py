@@ -326,6 +326,57 @@ def test_products_on_an_accelerator_are_those_of_the_dense_hessian(kind):
     assert torch.backends.cudnn.enabled
 
 
+# ---------------------------------------------------------------------------------------------- batch norm
+
+
+def normed():
+    """Two kinds of batch norm, and dropout, which stays off."""
+    layers = (
+        nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Dropout(0.5),
+        nn.Linear(8, 3), nn.BatchNorm1d(3, momentum=None), nn.Linear(3, CLASSES),
+    )  # fmt: skip
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_under_the_batch_policy_products_are_those_of_each_whole_batch_in_training_mode(micro):
+    _, inputs, targets = made("conv2d")
+    model = normed()
+    stood = {name: value.clone() for name, value in model.named_buffers()}
+    objective = objective_of(model, inputs, targets, batch_norm="batch", micro_batch=micro)
+    training = copy.deepcopy(model).double().train()
+    training[4].eval()
+
+    def mean(theta):
+        pieces = theta.split([value.numel() for value in model.parameters()])
+        named = zip(model.named_parameters(), pieces, strict=True)
+        values = {name: piece.view(value.shape) for (name, value), piece in named}
+        total = torch.zeros(()).double()
+        for start, stop in ((0, 3), (3, SAMPLES)):  # batches of 3, the last of them ragged
+            outputs = torch.func.functional_call(training, values, (torch.tensor(inputs[start:stop]),))
+            total = total + F.cross_entropy(outputs, torch.tensor(targets[start:stop]), reduction="sum")
+        return total / SAMPLES
+
+    agree(objective, mean)
+    theta = objective.parameters()
+    parts = sum(objective.shard(index, 2).hvp(theta, theta[None]) for index in range(2))
+    assert differs(parts, objective.hvp(theta, theta[None])) <= 1e-12
+    assert all(torch.equal(value, stood[name]) for name, value in model.named_buffers())
+    assert model.training
+    assert all(layer.track_running_stats for layer in (model[1], model[6]))
+
+
+def test_recalibrated_batch_norm_has_no_derivatives_and_no_shards():
+    _, inputs, targets = made("conv2d")
+    objective = objective_of(normed(), inputs, targets, batch_norm="recalibrate")
+    theta = objective.parameters()
+
+    asked = (objective.gradient, lambda theta: objective.hvp(theta, theta[None]), lambda _: objective.shard(0, 2))
+    for ask in asked:
+        with pytest.raises(ValueError, match="batch_norm='recalibrate'"):
+            ask(theta)
+
+
 # ---------------------------------------------------------------------------------------------- random forwards
 
 

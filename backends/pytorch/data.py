@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice, pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -278,4 +279,4 @@ def _chosen(batches: list[Any], samples: int, seed: int) -> tuple[list[Any], int
     where = np.searchsorted(numbers, ends)
     parts = [numbers[slice(*span)] - low for span, low in zip(pairwise(where), ends, strict=False)]
     chosen = [(batch, part) for batch, part in zip(batches, parts, strict=True) if len(part)]
-    return [each(lambda leaf, rows=part: leaf[rows], batch) for batch, part in chosen], ends[-1]
+    return [each(itemgetter(part), batch) for batch, part in chosen], ends[-1]

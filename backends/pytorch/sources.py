@@ -126,7 +126,7 @@ def lengths_of(found: Iterable[Any]) -> list[int] | None:
     total = samples_of(found)
     if total is None:
         return None
-    size: int = found.size if isinstance(found, Rows) else found.batch_size  # type: ignore[attr-defined]
+    size: int = getattr(found, "size" if isinstance(found, Rows) else "batch_size")
     return [min(size, total - start) for start in range(0, total, size)]
 
 

@@ -44,7 +44,6 @@ def _run(command: click.Command, name: str, words: list[str]) -> None:
             scheduler = default_scheduler()
             context.obj = scheduler
             command.invoke(context)
-            sys.stdout.flush()  # a full disk or a closed pipe is told here, not by the interpreter at its end
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except BaseException as error:  # every way out of a command has its line and its status

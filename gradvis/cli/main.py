@@ -5,6 +5,8 @@ import click
 import gradvis
 from gradvis.cli.demo import demo as demo_command
 from gradvis.cli.door import enter
+from gradvis.cli.info import info as info_command
+from gradvis.cli.plot import plot as plot_command
 from gradvis.cli.surface import surface as surface_command
 
 
@@ -14,8 +16,8 @@ def program() -> None:
     """What a neural network's loss looks like, how training moved through it, and how curved it is."""
 
 
-program.add_command(surface_command)
-program.add_command(demo_command)
+for command in (surface_command, plot_command, info_command, demo_command):
+    program.add_command(command)
 
 
 def main() -> None:
@@ -26,3 +28,8 @@ def main() -> None:
 def surface() -> None:
     """`gradvis-surface MODEL ...`."""
     enter(surface_command, "gradvis-surface")
+
+
+def plot() -> None:
+    """`gradvis-plot RESULT... ...`."""
+    enter(plot_command, "gradvis-plot")

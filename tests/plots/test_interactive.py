@@ -132,11 +132,3 @@ def test_contour_is_seen_from_above(page):
     assert figure.layout.scene.camera.projection.type == "orthographic"
     eye, up = figure.layout.scene.camera.eye, figure.layout.scene.camera.up
     assert ((eye.x, eye.y), up.y) == ((0, 0), 1)
-
-
-def test_line_and_volume(page):
-    (line, *_) = plots.plot(trial(lambda a: a + 3, axes=(ALPHA,)), page).data
-    np.testing.assert_allclose(line.y, ALPHA + 3)
-    axes = (ALPHA, BETA, np.linspace(-2, 2, 7))
-    (shells,) = plots.plot(trial(lambda a, b, c: a + 10 * b + 100 * c, axes=axes), page).data
-    np.testing.assert_allclose(shells.value, shells.x + 10 * shells.y + 100 * shells.z)

@@ -186,13 +186,6 @@ def test_users_axes_are_drawn_into():
         plots.plot(trial(tilted), ax=solid)
 
 
-def test_line():
-    surface = trial(lambda a: (a - 0.5) ** 2 + 0.001, axes=(ALPHA,))
-    ax = plots.plot(surface).axes[0]
-    np.testing.assert_allclose(ax.lines[0].get_xydata(), np.stack([ALPHA, (ALPHA - 0.5) ** 2 + 0.001], axis=1))
-    assert ax.get_yscale() == "log"
-
-
 def test_volume_is_its_three_central_slices():
     axes = (ALPHA, BETA, np.linspace(-2, 2, 7))
     figure = plots.plot(trial(lambda a, b, c: a + 10 * b + 100 * c, axes=axes))
@@ -263,9 +256,15 @@ def test_a_notebook_shows_the_figure():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "run.pgn"}, r"suffix of a picture must be one of .png, .svg, .pdf, .html, .gif, .mp4, but '.pgn' came.*'.png'"),
+        (
+            {"path": "run.pgn"},
+            r"suffix of a picture must be one of .png, .svg, .pdf, .html, .gif, .mp4, but '.pgn' came.*'.png'",
+        ),
         ({"path": "run"}, "suffix of a picture must be one of"),
         ({"kind": "contuor"}, "kind must be one of contour, surface, both, but 'contuor' came; did you mean 'contour'"),
+        ({"metric": 3}, "metric must be one of loss, but 3 came"),
+        ({"kind": ""}, "kind must be one of contour, surface, both, but '' came"),
+        ({"path": "run.gif", "kind": "contour"}, "a film turns a 3-D surface, but kind='contour' came"),
         ({"size": "poster"}, "size must be one of column, page, slide"),
         ({"metric": "lose"}, "metric must be one of loss, but 'lose' came; did you mean 'loss'"),
         ({"path": "no/such/run.png"}, "needs the folder no/such, which does not exist"),
@@ -281,6 +280,28 @@ def test_errors_say_what_to_do(options, message):
 def test_one_point_an_axis_is_refused():
     with pytest.raises(ValueError, match=r"a contour needs two points along each axis, but the grid is \(5, 1\)"):
         plots.plot(trial(tilted, axes=(ALPHA, BETA[:1])))
+
+
+def test_a_folder_that_refuses_is_one_line(tmp_path):
+    (tmp_path / "run.png").mkdir()
+    with pytest.raises(OSError, match=r"^cannot write .*run\.png: Is a directory$"):
+        plots.plot(trial(bowl), tmp_path / "run.png")
+
+
+def test_contour_labels_lie_within_the_axes_and_off_the_marks():
+    for f in (bowl, tilted, lambda a, b: a * b + a**3):
+        figure = plots.plot(trial(f), kind="contour")
+        ax = figure.axes[0]
+        figure.draw_without_rendering()
+        inside = ax.get_window_extent()
+        boxes = [text.get_window_extent() for text in ax.texts]
+        assert boxes
+        for box in boxes:
+            assert inside.x0 < box.x0 < box.x1 < inside.x1
+            assert inside.y0 < box.y0 < box.y1 < inside.y1
+        for line in ax.lines:
+            place = ax.transData.transform(line.get_xydata()[0])
+            assert not any(box.contains(*place) for box in boxes)
 
 
 @pytest.mark.parametrize(("library", "path"), [("matplotlib", "run.png"), ("plotly", "run.html")])
