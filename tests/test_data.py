@@ -688,12 +688,13 @@ def test_every_kind_of_number_is_what_it_was():
         np.testing.assert_array_equal(found.numpy(), array.astype(array.dtype.newbyteorder("=")))
 
 
-def test_what_is_kept_is_a_copy_and_lets_the_source_go(pair):
-    array = pair[0].numpy().copy()
-    batches = open_((array, pair[1]), batch_size=8)
-    array[:] = 0
-    assert torch.equal(numbers(batches)[0], pair[0])
-    assert batches.source == ()
+@pytest.mark.parametrize("batch_size", [8, SAMPLES])
+def test_what_is_kept_is_a_copy_and_lets_the_source_go(pair, batch_size):
+    for array in (pair[0].clone(), pair[0].numpy().copy()):
+        batches = open_((array, pair[1]), batch_size=batch_size)
+        array[:] = 0
+        assert torch.equal(numbers(batches)[0], pair[0])
+        assert batches.source == ()
 
 
 def test_a_check_sees_every_batch_now_or_when_it_is_loaded(pair):

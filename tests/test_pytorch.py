@@ -131,6 +131,9 @@ class Stream(IterableDataset):
     def __iter__(self):
         return iter(list(zip(*self.pair, strict=True)))
 
+    def __len__(self):  # what is streamed must say how long it is
+        return len(self.pair[0])
+
 
 def forms(pair):
     inputs, targets = pair

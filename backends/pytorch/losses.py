@@ -205,7 +205,8 @@ def check_targets(loss: Any, outputs: Tensor, targets: Any, size: int | None = N
     if name in _CLASSES:
         _see_classes(name, outputs, targets, getattr(loss, "ignore_index", IGNORED))
         return
-    _same_shape(name, outputs[:1], targets[:1])
+    shown = min(len(outputs), len(targets))
+    _same_shape(name, outputs[:shown], targets[:shown])
     if name in _BINARY and targets.numel():
         low, high = (float(end) for end in targets.aminmax())
         if low < 0 or high > 1:

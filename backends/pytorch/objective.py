@@ -7,11 +7,9 @@ a point of a plane is formed in place, once, and no state_dict is copied.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -23,12 +21,10 @@ from gradvis.arrays import Matrix, Values, Vector
 from gradvis.backends.pytorch.compute import (
     POINTS,
     Compiled,
-    activation_bytes,
     fastest,
     find_device,
     free_memory,
     images_last,
-    is_dense,
     pays_together,
     with_room,
 )
@@ -37,8 +33,9 @@ from gradvis.backends.pytorch.compute import (
 )
 from gradvis.backends.pytorch.criterion import Criterion
 from gradvis.backends.pytorch.data import even, is_pair, labels, load, sample_count, transfer
+from gradvis.backends.pytorch.first import first_look, functional
 from gradvis.backends.pytorch.guard import generators_kept
-from gradvis.backends.pytorch.layers import batch_norms, convolves_images, mixes_batch, own_dtype, parameter_space
+from gradvis.backends.pytorch.layers import batch_norms, mixes_batch, own_dtype, parameter_space
 from gradvis.backends.pytorch.norms import SEVERAL, chosen_policy, of_each_batch, put
 from gradvis.backends.pytorch.passes import Walk, one_by_one, recalibrated, together
 from gradvis.backends.pytorch.products import Product, curvature, differentiable, slope, summed
@@ -151,81 +148,33 @@ class TorchObjective(Objective):
         return moved[0], labels(moved[1])
 
     def _settle(self, micro: int | None, compile_it: bool) -> None:
-        """Two samples go through once, which tells the columns, the layout that works and what a sample costs.
+        """Two samples go through once; what they tell, and fixed rules, say how the rest is computed.
 
         Raises:
             ValueError: If batches that cannot be cut should be compiled for.
         """
         _, batch = next(iter(next(self._data.chunks())))
         pair = is_pair(batch) and self._criterion.sees_outputs
+        if compile_it and not pair:
+            raise ValueError("compile needs batches that are pairs of tensors, cut to one size; these are not")
         batch = self._place((batch[0][:2], batch[1][:2]) if pair else batch)  # a copy: the model may write to it
-        with activation_bytes(sample_count(batch)) as cost:
-            sums = self._probe(batch)
-        self._sample_bytes = cost()
-        self._unit = "sample" if sums[0, 0, 0] == sums[0, 0, 1] else "unit"  # a token, a pixel, a class weight
-        self.metrics = tuple(
-            column
-            for name, samples in zip(self._criterion.names, sums[:, 0, 0].tolist(), strict=True)
-            for column in ((name, f"{name}_stderr") if samples else (name,))
-        )
         # Compiled kernels are faster on contiguous images, torch's own on channels-last ones.
-        wanted = pair and not compile_it and convolves_images(self._model)
-        self._images = wanted and self._takes_channels_last(batch)
-        if self._images:
+        self._look = first_look(self._state, self._criterion, batch, self._threads, free=pair and not compile_it)
+        self._compile, self.metrics = compile_it, self._look.metrics
+        if self._look.images:
             self._data = self._data.laid_out(images_last)
         if pair and not self._batches_count:
-            self._data = replace(self._data, micro=self._even(micro or fitting(self._sample_bytes, self._state.device)))
-        elif compile_it and not pair:
-            raise ValueError("compile needs batches that are pairs of tensors, cut to one size; these are not")
-        self._compile = compile_it
-        plain = pair and not compile_it and not self._batches_count and self._criterion.is_plain
-        self._together = plain and is_dense(self._model) and self._agrees(batch)
-        self.points = POINTS if self._together and pays_together(self.space.d, self._data.samples()) else 1
+            self._data = replace(
+                self._data, micro=self._even(micro or fitting(self._look.sample_bytes, self._state.device))
+            )
+        self._most = POINTS if self._look.together and not self._batches_count else 1
+        self.points = self._most if pays_together(self.space.d, self._data.samples()) else 1
 
     def _even(self, micro: int) -> int:
         """Pieces of nearly one length where all the data lies together."""
         kept = self._data.kept
         together = kept is not None and len(kept) == 1
         return even(sample_count(kept[0]), micro) if together else micro  # type: ignore[index]
-
-    def _probe(self, batch: Any) -> Tensor:
-        with torch.no_grad():
-            return self._inside(self._state.flat(), lambda model, _: self._criterion.sums(model, 0, batch, first=True))
-
-    def _takes_channels_last(self, batch: Any) -> bool:
-        """Code such as x.view(len(x), -1) takes only contiguous images."""
-        try:
-            self._probe(images_last(batch))
-        except RuntimeError:
-            return False
-        return True
-
-    def _agrees(self, batch: Any) -> bool:
-        """Whether vmap runs the model without falling back to a loop, and finds the same; nothing random is in it."""
-        flat = self._state.flat()
-
-        def both(model: nn.Module, _: Callable[[], None]) -> Tensor:
-            each, seeded = self._measure_at(model), self._measure_at(model, index=1)
-            together = torch.func.vmap(each, (0, None))(flat[None], batch)[0]
-            return torch.stack([together, each(flat, batch), seeded(flat, batch)])
-
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("error")  # torch warns where it falls back
-                together, once, again = self._inside(flat, both)
-        except (RuntimeError, ValueError, UserWarning):
-            return False
-        return torch.equal(once, again) and torch.allclose(together, once, rtol=1e-4)
-
-    def _measure_at(self, model: nn.Module, index: int = 0) -> Callable[[Tensor, Any], Tensor]:
-        """Of parameters, (d,), and a batch: without writing to the model's own."""
-
-        def measure(flat: Tensor, batch: Any) -> Tensor:
-            views = {block.name: flat[block.slice].view(block.shape) for block in self.space}
-            forward = partial(torch.func.functional_call, model, views)
-            return self._criterion.sums(model, index, batch, lambda inputs: forward((inputs,)))
-
-        return measure
 
     def _batch_sizes(self) -> str | None:
         """In words, if they are known."""
@@ -244,7 +193,7 @@ class TorchObjective(Objective):
             "metrics": list(self._criterion.names),
             "dtype": "bfloat16" if self._amp else str(self._state.dtype).removeprefix("torch."),
             **self._data.about(),
-            "unit": self._unit,
+            "unit": self._look.unit,
             "batch_norm": self._policy,
             **({} if self._policy in {None, "eval"} and not self._mixes else {"batches": self._batch_sizes()}),
             "include_frozen": self._include_frozen,
@@ -258,7 +207,7 @@ class TorchObjective(Objective):
             "threads": self._threads or torch.get_num_threads(),
             "micro_batch": self._data.micro,
             "points": self.points,
-            "channels_last": self._images,
+            "channels_last": self._look.images,
         }
 
     def again(self, how: Mapping[str, Any]) -> TorchObjective:
@@ -272,10 +221,9 @@ class TorchObjective(Objective):
         """See `Objective.tune`; times some sizes of micro-batches, and of groups of points where those are had."""
         if self._data.micro is None or self._compile:
             return self.how
-        most = POINTS if self._together else 1
         micros = {max(1, self._data.micro * factor // 4) for factor in (1, 2, 4, 8, 16)}
-        ways = [{"micro_batch": micro, "points": points} for micro in sorted(micros) for points in {1, most}]
-        best = fastest(ways, lambda way: self.again(way).evaluate(plane, np.zeros((most, plane.k))))
+        ways = [{"micro_batch": micro, "points": points} for micro in sorted(micros) for points in {1, self._most}]
+        best = fastest(ways, lambda way: self.again(way).evaluate(plane, np.zeros((self._most, plane.k))))
         return {**self.how, **best}
 
     def on(self, plane: Plane) -> TorchObjective:
@@ -293,7 +241,7 @@ class TorchObjective(Objective):
 
     def memory(self, k: int) -> int:
         points = (k + 2) * self.space.d * self._state.dtype.itemsize
-        return points + self._data.nbytes() + (self._data.micro or 1) * self._sample_bytes
+        return points + self._data.nbytes() + (self._data.micro or 1) * self._look.sample_bytes
 
     def fingerprint(self) -> dict[str, str]:
         with generators_kept():
@@ -343,7 +291,8 @@ class TorchObjective(Objective):
     def _add_up(self, model: nn.Module, walk: Walk, sums: Tensor) -> None:
         """The sums of each point, by the way that was chosen."""
         if self.points > 1 and self._policy != "recalibrate":
-            together(walk, self._data.chunks(), self._measure_at(model), sums, self.points)
+            measure_at = functional(model, self.space, self._criterion)
+            together(walk, self._data.chunks(), measure_at, sums, self.points)
             return
         forward = self._forward(model)
 

@@ -134,7 +134,7 @@ def export(surface: SurfaceLike, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     check_name("the suffix of an export", target.suffix.lower(), TABLES)
-    save = getattr(import_module("gradvis.plots.export"), f"as_{target.suffix.lower()[1:]}")
+    save = getattr(import_module("gradvis.plots.tables"), f"as_{target.suffix.lower()[1:]}")
     _write(target, lambda file: save(surface, file))
 
 

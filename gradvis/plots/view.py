@@ -259,6 +259,6 @@ def shortened(name: str, most: int) -> str:
     """A long name without its middle: its beginning and its end tell most.
 
     >>> shortened("a-very-long-name-of-a-checkpoint-001.pt", 28)
-    'a-very-long-n…eckpoint-001.pt'
+    'a-very-long-n…ckpoint-001.pt'
     """
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 - 1 :]}"
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"

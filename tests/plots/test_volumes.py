@@ -44,7 +44,7 @@ def test_the_slider_peels_shells_and_says_their_values(page):
     assert slider.active == 3
     for count, step in enumerate(slider.steps, 1):
         change, traces = step.args
-        assert traces == [0]
+        assert list(traces) == [0]
         assert change["surface.count"] == count
         assert 10 ** change["isomax"] == pytest.approx(float(step.label), rel=1e-3)
 
