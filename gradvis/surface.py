@@ -188,7 +188,11 @@ def _fill(store: Store, objective: Objective, plane: Plane, scheduler: Scheduler
         store.write(todo[index], objective.evaluate(plane, store.tiles.points(todo[index])))
         return objective.how
 
-    hows = scheduler.map(task, len(todo), _counted(store.tiles, todo, progress))
+    try:
+        hows = scheduler.map(task, len(todo), _counted(store.tiles, todo, progress))
+    except BaseException as error:  # Ctrl-C and SIGTERM too: the door tells it
+        error.add_note(f"what is done is kept in {store.path.name}: the same command goes on with it")
+        raise
     return min([store.about["how"], *hows], key=lambda how: how.get("micro_batch") or 0)
 
 

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 
 # A module imports, of ours, only from rooms named before it; the frameworks live in backends/ and mpi/ alone.
 ORDER = [
-    "arrays", "notes", "machine", "space", "plane", "objective", "schedule", "provenance", "tiles", "folder", "layout", "store",
-    "directions", "between", "grid", "landmarks", "methods", "surface", "results", "__init__", "plots", "backends", "mpi", "cli",
+    "arrays", "notes", "machine", "space", "plane", "objective", "schedule", "provenance", "tiles", "folder", "layout",
+    "store", "directions", "between", "grid", "landmarks", "methods", "surface", "results", "__init__", "plots",
+    "backends", "mpi", "cli",
 ]  # fmt: skip
 FRAMEWORKS = {"torch", "tensorflow", "keras", "mpi4py", "safetensors"}
 PLOTTING = {"matplotlib", "plotly"}

@@ -1,6 +1,5 @@
 """`gradvis-plot` as users run it: any result again, in any form, and given the wrong thing."""
 
-import os
 import sys
 
 import numpy as np
@@ -87,7 +86,7 @@ def test_several_results_come_in_one_figure(folder, command, monkeypatch):
     def note_down(surfaces, file, **options):
         seen.update(options, n=len(surfaces), file=file)
 
-    monkeypatch.setattr("gradvis.cli.plot.plot_many", note_down)
+    monkeypatch.setattr(sys.modules[plot.callback.__module__], "plot_many", note_down)
     assert command("run.surface.zarr", "other.surface.zarr", "--share-scale", "--plot", "png")[0] == 0
     assert (seen["titles"], seen["share_scale"], seen["n"]) == (["run", "other"], True, 2)
     assert str(seen["file"]) == "surfaces.png"
@@ -160,11 +159,14 @@ def test_log_of_what_is_not_positive_is_refused(folder, command):
     assert "a logarithmic scale needs values above zero, but the smallest is 0" in error
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_is_status_1(folder, command):
-    (folder / "closed").mkdir(mode=0o500)
-    status, _, error = command("run.surface.zarr", "-o", "closed/a.png")
-    assert (status, error) == (1, "gradvis-plot: error: cannot write closed/a.png: Permission denied\n")
+def test_a_folder_that_may_not_be_written_is_status_1(folder, command, monkeypatch):
+    def refuse(part, target):
+        raise PermissionError(13, "Permission denied", str(part), None, str(target))
+
+    monkeypatch.setattr("gradvis.plots.os.replace", refuse)
+    status, _, error = command("run.surface.zarr", "-o", "a.csv")
+    assert (status, error) == (1, "gradvis-plot: error: cannot write a.csv: Permission denied\n")
+    assert made(folder) == []
 
 
 def test_help_is_plain(command):

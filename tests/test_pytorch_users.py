@@ -234,5 +234,5 @@ class Twice(nn.Module):
 def test_files_that_hold_no_tensors_are_refused(pair, tmp_path, content):
     (tmp_path / "model.pt").write_bytes(content)
     objective = gradvis.objective(net(), pair, "cross_entropy")
-    with pytest.raises(ValueError, match=r"loads without running code was wanted, but .*model.pt is not one, or it is damaged"):
+    with pytest.raises(ValueError, match=r"loads without running code was wanted, but .*model.pt is not one, or"):
         objective.read(tmp_path / "model.pt")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gradvis.backends.pytorch.compute import call
-from gradvis.backends.pytorch.data import sample_count, transfer, versions
+from gradvis.backends.pytorch.data import describe, sample_count, transfer, versions
 from gradvis.backends.pytorch.guard import seed_forward
-from gradvis.backends.pytorch.losses import LOSSES, METRICS, Term, batch_sum, moments, term
+from gradvis.backends.pytorch.losses import LOSSES, METRICS, Term, batch_sum, check_mean, check_targets, moments, term
 
 
 class Criterion:
@@ -53,6 +53,8 @@ class Criterion:
         self._batch_loss, self._weight = batch_loss, weight
         self._dtype, self._amp, self._device = dtype, amp, device
         self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._loss = loss
+        self._seen: Tensor | None = None  # the outputs for one sample
         self._copies = False  # set by the first batch if the model writes to its inputs
         self._terms: dict[str, Term] = {}
         if batch_loss is None:
@@ -89,13 +91,15 @@ class Criterion:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
             if self._batch_loss is not None:
                 sums = self._hidden(self._batch_loss(model, batch), batch)[None]
+            elif first:
+                outputs = _first(model, batch[0])
             else:
                 outputs = call(forward or model, batch[0])
         self._copies = self._copies or versions(batch) != before
         if self._batch_loss is not None:
             return sums
         if first:
-            self._check(outputs)
+            self._check(outputs, batch)
         return self.terms(outputs, batch)
 
     def terms(self, outputs: Tensor, batch: Any) -> Tensor:
@@ -110,20 +114,38 @@ class Criterion:
         """Whether every term is one of ours by name, in full precision: a function of outputs and targets alone."""
         return bool(self._terms) and not self._amp and {self.name, *self.names[1:]} <= set(METRICS)
 
-    def _check(self, outputs: Tensor) -> None:
-        """See that a loss can be made of them; cross entropy takes logits.
+    def check(self, batch: Any) -> None:
+        """See that the targets of a batch fit the outputs that were seen first.
 
         Raises:
-            ValueError: If they are no tensor, or probabilities.
+            ValueError: If they do not.
+        """
+        if self._seen is not None:
+            check_targets(self._loss, self._seen, batch[1], sample_count(batch[0]))
+
+    def _check(self, outputs: Any, batch: Any) -> None:
+        """See that a loss can be made of them; cross entropy takes logits, and a mean is no sum.
+
+        Raises:
+            ValueError: If they are no tensor, or probabilities, or the loss adds its samples up.
         """
         if not isinstance(outputs, Tensor):
             raise ValueError(
                 f"a model that returns one tensor was wanted, but it returns a {type(outputs).__name__}; "
                 "pass batch_loss=f(model, batch)"
             )
+        self._seen = outputs[:1].detach().clone()
+        self.check(batch)
+        if callable(self._loss) and not isinstance(self._loss, nn.Module):
+            check_mean(self._loss, outputs, batch[1])
         if self.name not in {"cross_entropy", "CrossEntropyLoss"}:
             return
-        if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(()).to(outputs), atol=1e-4):
+        sums = outputs.float().sum(1)
+        if (
+            outputs.shape[1] > 1
+            and bool((outputs >= 0).all())
+            and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
+        ):
             raise ValueError(
                 "cross_entropy takes logits, but the model gives probabilities; leave its last softmax out, or "
                 "pass a loss that takes probabilities"
@@ -143,3 +165,18 @@ class Criterion:
         if self._weight is None:
             raise ValueError("batch_loss returned a mean; say over how many items with weight=f(batch)")
         return batch_sum(result * self._weight(batch), self._weight(batch), self.sum_dtype)
+
+
+def _first(model: nn.Module, inputs: Any) -> Any:
+    """The outputs for the first inputs.
+
+    Raises:
+        ValueError: If the model cannot take them.
+    """
+    try:
+        return call(model, inputs)
+    except (RuntimeError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"inputs that the model takes were wanted, but {describe(inputs)} came ({reason})") from error

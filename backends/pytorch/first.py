@@ -18,6 +18,8 @@ from gradvis.backends.pytorch.layers import convolves_images
 from gradvis.backends.pytorch.state import State
 from gradvis.space import ParameterSpace
 
+_UNKNOWN = 1 << 16  # bytes of activations a sample, where no layer is seen: scripts and exported programs
+
 
 @dataclass(frozen=True)
 class FirstLook:
@@ -60,7 +62,7 @@ def first_look(state: State, criterion: Criterion, batch: Any, threads: int | No
     return FirstLook(
         metrics=metrics,
         unit="sample" if sums[0, 0, 0] == sums[0, 0, 1] else "unit",
-        sample_bytes=cost(),
+        sample_bytes=cost() or _UNKNOWN,
         images=free and convolves_images(state.model) and _takes_channels_last(probe, batch),
         together=free and criterion.is_plain and is_dense(state.model) and _agrees(state, criterion, threads, batch),
     )
@@ -75,7 +77,7 @@ def _takes_channels_last(probe: Callable[[Any], Tensor], batch: Any) -> bool:
     """Code such as x.view(len(x), -1) takes only contiguous images."""
     try:
         probe(images_last(batch))
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return False
     return True
 

@@ -18,22 +18,17 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 Tensors = dict[str, Tensor]
 
 
-def matched(
-    states: Mapping[str, Any], wanted: Mapping[str, Tensor], names: Mapping[str, list[str]] | None = None
-) -> Tensors:
+def matched(states: Mapping[str, Any], wanted: Mapping[str, Tensor], names: Mapping[str, list[str]]) -> Tensors:
     """The values of the model's own names.
 
     Args:
-        states: The states of a checkpoint by their place in it, or one state, tensors by name.
+        states: The states of a checkpoint by their place in it.
         wanted: The model's tensors by their first names.
-        names: All the names of each; the first alone where not given.
+        names: All the names of each.
 
     Raises:
         ValueError: If none fits: which names miss, which shapes differ; or if several do.
     """
-    if any(isinstance(value, Tensor) for value in states.values()):
-        states = {"": states}
-    names = names or {name: [name] for name in wanted}
     fits = {where: _Fit(tensors, wanted, names) for where, tensors in states.items()}
     good = {where: fit for where, fit in fits.items() if not fit.wrong}
     if not good:

@@ -32,7 +32,7 @@ from gradvis.backends.pytorch.compute import (
     micro_batch as fitting,
 )
 from gradvis.backends.pytorch.criterion import Criterion
-from gradvis.backends.pytorch.data import even, is_pair, labels, load, sample_count, transfer
+from gradvis.backends.pytorch.data import divisible, even, is_pair, labels, load, piece, sample_count, transfer
 from gradvis.backends.pytorch.first import first_look, functional
 from gradvis.backends.pytorch.guard import generators_kept
 from gradvis.backends.pytorch.layers import batch_norms, mixes_batch, own_dtype, parameter_space
@@ -154,16 +154,20 @@ class TorchObjective(Objective):
             ValueError: If batches that cannot be cut should be compiled for.
         """
         _, batch = next(iter(next(self._data.chunks())))
-        pair = is_pair(batch) and self._criterion.sees_outputs
+        sees = self._criterion.sees_outputs
+        cuttable = sees and divisible(batch)
+        pair = cuttable and is_pair(batch)
         if compile_it and not pair:
             raise ValueError("compile needs batches that are pairs of tensors, cut to one size; these are not")
-        batch = self._place((batch[0][:2], batch[1][:2]) if pair else batch)  # a copy: the model may write to it
+        batch = self._place(piece(batch, 0, 2) if cuttable else batch)  # a copy: the model may write to it
         # Compiled kernels are faster on contiguous images, torch's own on channels-last ones.
         self._look = first_look(self._state, self._criterion, batch, self._threads, free=pair and not compile_it)
+        if sees:
+            self._data = self._data.checked(self._criterion.check)
         self._compile, self.metrics = compile_it, self._look.metrics
         if self._look.images:
             self._data = self._data.laid_out(images_last)
-        if pair and not self._batches_count:
+        if cuttable and not self._batches_count:
             self._data = replace(
                 self._data, micro=self._even(micro or fitting(self._look.sample_bytes, self._state.device))
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradvis.arrays import Vector
-from gradvis.backends.pytorch.checkpoints import matched, read_tensors
+from gradvis.backends.pytorch.checkpoints import fitting
 from gradvis.backends.pytorch.guard import remembered, untouched
 from gradvis.space import ParameterSpace
 
@@ -51,13 +51,7 @@ class State:
         Raises:
             ValueError: If it is of another architecture.
         """
-        own = self.own()
-        stored = self.model.state_dict()
-        unstored = {name: value for name, value in own.items() if name not in stored}
-        return {
-            name: value.detach().clone()
-            for name, value in matched({**unstored, **read_tensors(checkpoint)}, own).items()
-        }
+        return {name: value.detach().clone() for name, value in fitting(self.model, checkpoint).items()}
 
     def vector(self, tensors: Mapping[str, Tensor]) -> Vector:
         """The parameters among them, (d,)."""

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TextIO
 import click
 from tqdm import tqdm
 
+from gradvis.cli.find import ObjectiveError
 from gradvis.notes import Note
 from gradvis.schedule import Scheduler, Serial, TaskError, Terminated, default_scheduler, ending, launcher_rank
 
@@ -100,7 +101,7 @@ def _verdict(error: BaseException) -> tuple[str, int]:
         return f"error: {_full(error)}", 1
     said = error.format_message() if isinstance(error, click.ClickException) else str(error)
     said = _one_line(said) or "no message"
-    if isinstance(error, (TaskError, OSError)):
+    if isinstance(error, (TaskError, ObjectiveError, OSError)):
         return f"error: {said}", 1
     if isinstance(error, (ValueError, TypeError, click.ClickException)):
         return f"error: {said}", 2

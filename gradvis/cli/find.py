@@ -32,6 +32,7 @@ def find_objective(
     arguments: Mapping[str, str],
     options: Mapping[str, Any],
     *,
+    defaults: Mapping[str, Any] | None = None,
     key: str | None = None,
     trust: bool = False,
 ) -> tuple[Objective, str]:
@@ -43,6 +44,7 @@ def find_objective(
             network that the checkpoint is.
         arguments: Passed to the function of that name, as its annotations and defaults say.
         options: Of `gradvis.objective`; they take the place of those given in the code.
+        defaults: The same, but an objective that does not take them is no mistake.
         key: Which of several states in the checkpoint is meant.
         trust: Whether code in the checkpoint may run.
 
@@ -51,11 +53,11 @@ def find_objective(
     """
     if not Path(model).exists():
         raise ValueError(f"MODEL must be a checkpoint, but there is no file {model}; give the path of one")
-    if named is None and (made := _of_program(model, options, key, trust)) is not None:
+    if named is None and (made := _of_program(model, {**(defaults or {}), **options}, key, trust)) is not None:
         return made, model
     source = named or _named_inside(model)
-    made = _called(source, arguments, options)
-    return made.at(_checkpoint(model, made, key, trust)), source
+    made = _called(source, arguments, options, defaults or {})
+    return made.at(checkpoint(model, made, key, trust)), source
 
 
 def _of_program(model: str, options: Mapping[str, Any], key: str | None, trust: bool) -> Objective | None:
@@ -83,7 +85,7 @@ def _of_program(model: str, options: Mapping[str, Any], key: str | None, trust: 
     return objective(network, **options).at(network)
 
 
-def _checkpoint(model: str, made: Objective, key: str | None, trust: bool) -> Any:
+def checkpoint(model: str, made: Objective, key: str | None, trust: bool) -> Any:
     """What `Objective.at` takes for MODEL.
 
     Raises:
@@ -122,7 +124,9 @@ def _named_inside(model: str) -> str:
     return name
 
 
-def _called(source: str, arguments: Mapping[str, str], options: Mapping[str, Any]) -> Objective:
+def _called(
+    source: str, arguments: Mapping[str, str], options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Objective:
     """What the function of that name returns.
 
     Raises:
@@ -131,7 +135,7 @@ def _called(source: str, arguments: Mapping[str, str], options: Mapping[str, Any
     place, _, name = source.rpartition(":")
     if not place or not name:
         raise ValueError(f"an objective is named as FILE.py:NAME or package.module:NAME, but {source!r} came")
-    with _importing(Path(place).parent if place.endswith(".py") else Path()), overridden(options) as unused:
+    with _importing(Path(place).parent if place.endswith(".py") else Path()), overridden({**defaults, **options}) as unused:
         function = _function(place, name)
         given = typed(source, function, arguments)
         with _told(source):
@@ -141,7 +145,7 @@ def _called(source: str, arguments: Mapping[str, str], options: Mapping[str, Any
             f"{source} must return an Objective, such as gradvis.objective(model, data=..., loss=...), "
             f"but it returned a {type(made).__name__}"
         )
-    if unused:
+    if unused := unused & set(options):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unused))
         raise ValueError(f"{names} can be given only where {source} calls gradvis.objective(...); leave it out")
     return made

@@ -24,7 +24,7 @@ _COMPUTING = [
         "planes through several checkpoints]",
     ),
     click.option("--micro-batch", type=click.IntRange(1), metavar="N", help="Samples through the network at once."),
-    click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N (rocm too) or mps [default: auto]"),
     click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads a rank; by default its share."),
     click.option("--compile", is_flag=True, help="Compile the forward pass (torch.compile)."),
     click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="By default the model's own."),

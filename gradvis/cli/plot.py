@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,8 +46,9 @@ def plot(
     run.surface.png and run.surface.html in this folder; several give surfaces.png and surfaces.html.
     """
     del debug  # the door reads it
-    options = {"kind": kind, "metric": metric, "log": log, "size": size}
+    options: dict[str, Any] = {"kind": kind, "metric": metric, "log": log, "size": size}
     titles = [Path(result).resolve().name.removesuffix(".zarr") for result in results]
+    names = [title.removesuffix(".surface") for title in titles]
     files = _files(out, wanted, titles)
 
     def draw() -> None:
@@ -55,7 +57,7 @@ def plot(
             if len(surfaces) == 1:
                 _one(surfaces[0], file, options)
             else:
-                _several(surfaces, file, options | {"titles": _apart(titles), "share_scale": share_scale})
+                _several(surfaces, file, options | {"titles": names, "share_scale": share_scale})
 
     scheduler.share(draw)
     if scheduler.is_root:
@@ -80,14 +82,14 @@ def _files(out: str | None, wanted: tuple[str, ...], titles: list[str]) -> list[
     return [Path(f"{base}.{suffix}") for suffix in suffixes]
 
 
-def _one(surface: Surface, file: Path, options: dict[str, object]) -> None:
+def _one(surface: Surface, file: Path, options: dict[str, Any]) -> None:
     if file.suffix.lower() in TABLES:
         export(surface, file)
     else:
         surface.plot(file, **options)
 
 
-def _several(surfaces: list[Surface], file: Path, options: dict[str, object]) -> None:
+def _several(surfaces: list[Surface], file: Path, options: dict[str, Any]) -> None:
     """Draw them together.
 
     Raises:
@@ -95,13 +97,4 @@ def _several(surfaces: list[Surface], file: Path, options: dict[str, object]) ->
     """
     if file.suffix.lower() in TABLES:
         raise ValueError(f"a {file.suffix} holds one result, but {len(surfaces)} came; write one after the other")
-    plot_many(surfaces, file, **options)  # type: ignore[arg-type]
-
-
-def _apart(titles: list[str]) -> list[str]:
-    """The names without the ending that all share.
-
-    >>> _apart(["a.surface", "b.surface"])
-    ['a', 'b']
-    """
-    return [title.removesuffix(".surface") for title in titles]
+    plot_many(surfaces, file, **options)

@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 import gradvis
-from gradvis.cli.find import _checkpoint as checkpoint
-from gradvis.cli.find import find_objective
+from gradvis.cli.find import checkpoint, find_objective
 from gradvis.cli.options import chosen, computing, listed, resolutions, spans
 from gradvis.cli.planes import Wanted, check, plane_of
 from gradvis.cli.report import Progress, estimate, found
@@ -79,12 +78,15 @@ def surface(
     axes = {"span": _single(spans(span)), "resolution": _single(resolutions(resolution))}
     if wanted.reused is None:  # a mistake in them is told before anything is loaded
         grid(len(through) or dims or 2, axes["span"] or 1.0, axes["resolution"])
-    computed["threads"] = computed["threads"] or fair_threads(scheduler.cpu_sharers)
-    options = chosen(**computed) | {"local": (scheduler.local_rank, scheduler.local_size)}
-    objective, source = find_objective(model, named, _keywords(arguments), options, key=key, trust=trust)
+    threads = computed["threads"] or fair_threads(scheduler.cpu_sharers)
+    defaults = {"threads": threads, "device": "auto", "local": (scheduler.local_rank, scheduler.local_size)}
+    objective, source = find_objective(
+        model, named, _keywords(arguments), chosen(**computed), defaults=defaults, key=key, trust=trust
+    )
     talks = scheduler.is_root and not quiet
-    if talks and named is None and source != model:
-        click.echo(f"{model} names its objective: {source}, found in this folder", err=True)
+    if talks and named is None:
+        itself = "is its own network" if source == model else f"names its objective: {source}, found in this folder"
+        click.echo(f"{model} {itself}", err=True)
     checkpoints = [checkpoint(path, objective, key, trust) for path in (model, *through)]
     where, span_then, resolution_then = plane_of(wanted, objective, model, checkpoints)
     axes = {"span": axes["span"] or span_then, "resolution": axes["resolution"] or resolution_then}
@@ -93,7 +95,7 @@ def surface(
     if dry_run or not quiet:
         cost = surface_cost(objective, where, **axes, scheduler=scheduler)
         if scheduler.is_root:
-            click.echo(estimate(cost, scheduler, computed["threads"]), err=not dry_run)
+            click.echo(estimate(cost, scheduler, threads), err=not dry_run)
     if dry_run:
         return
     path = Path(out) if out else Path(f"{Path(model).stem}.surface.zarr")

@@ -86,7 +86,7 @@ def _frame(ax: Any, seen: View, scale: Scale) -> None:
     ax.grid(color="0.9", linewidth=0.6)
 
 
-def _stroke(ax: Any, seen: View, color: str, dashes: str, label: str) -> Line2D:
+def _stroke(ax: Any, seen: View, color: str, dashes: Any, label: str) -> Line2D:
     """Broken where points are missing or diverged; a point without neighbours is a dot."""
     alone = [start for start, stop in runs(np.isfinite(seen.values)) if stop - start == 1]
     (line,) = ax.plot(

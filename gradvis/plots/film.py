@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,7 +35,7 @@ def save(figure: Figure, file: Path) -> None:
     Raises:
         ValueError: If a film format needs a program that is not here.
     """
-    (ax,) = figure.axes
+    ax: Any = figure.axes[0]
     writer: AbstractMovieWriter = PillowWriter(fps=_PER_SECOND)
     if file.suffix.lower() == ".mp4":
         if not FFMpegWriter.isAvailable():

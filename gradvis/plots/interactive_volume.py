@@ -27,7 +27,7 @@ def draw(surface: SurfaceLike, metric: str, log: bool | None) -> go.Figure:
     names = dict(zip(("xaxis", "yaxis", "zaxis"), axes(surface.about, seen, short=True), strict=True))
     figure.update_layout(scene={**names, "aspectmode": "cube", "camera": CAMERA, "domain_y": [0.1, 1]})
     if colors.low < colors.high:
-        figure.update_layout(updatemenus=[_menu(seen)], sliders=[_slider(colors)])
+        figure.update_layout(updatemenus=[_menu(seen, colors)], sliders=[_slider(colors)])
     return figure
 
 
@@ -83,18 +83,22 @@ def _value(colors: Scale, height: float) -> float:
     return 10**height if colors.log else colors.offset + height * colors.unit
 
 
-def _menu(seen: View) -> dict[str, Any]:
-    """Shells, or the slices nearest to zero."""
+def _menu(seen: View, colors: Scale) -> dict[str, Any]:
+    """Shells, or the slices nearest to zero; slices show all values, shells begin as the slider does at first."""
     middle = {name: float(axis[np.argmin(np.abs(axis))]) for name, axis in zip("xyz", seen.axes, strict=True)}
-    places = {f"slices.{name}.locations": [[place]] for name, place in middle.items()}
+    places: dict[str, Any] = {f"slices.{name}.locations": [[place]] for name, place in middle.items()}
+    heights, (low, high) = shells(colors), colors.bands()[[0, -1]]
+    ends = {False: (heights[0], heights[_AT_FIRST - 1]), True: (low, high)}
     buttons = [
         {
             "label": label,
-            "method": "restyle",
+            "method": "update",
             "args": [
-                {"surface.show": not cut, "opacity": 1 if cut else _OPACITY}
+                {"surface.show": not cut, "surface.count": _AT_FIRST, "opacity": 1 if cut else _OPACITY}
+                | {"isomin": float(ends[cut][0]), "isomax": float(ends[cut][1])}
                 | {f"slices.{name}.show": cut for name in middle}
-                | (places if cut else {}),
+                | places,
+                {"sliders[0].active": _AT_FIRST - 1},
                 [0],
             ],
         }

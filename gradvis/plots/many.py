@@ -32,7 +32,14 @@ def draw(
         scales = scales_of(surfaces, metric, log, share_scale)
         if k == 3:
             rows = [_row(surface, metric, title, share_scale) for surface, title in zip(surfaces, titles, strict=True)]
-            return _contours([each for row in rows for each in row], np.repeat(scales, 3), 3, shape, text, share_scale)
+            return _contours(
+                [each for row in rows for each in row],
+                [each for each in scales for _ in range(3)],
+                3,
+                shape,
+                text,
+                share_scale,
+            )
         panels = [
             replace(panel_of(surface, kind, metric, title), bar=not share_scale)
             for surface, title in zip(surfaces, titles, strict=True)

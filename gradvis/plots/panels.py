@@ -110,7 +110,7 @@ def _free(ax: Any, panel: Panel, texts: list[Text]) -> list[Text]:
     """Those that lie within the axes, and not on a mark or its name."""
     room = 1.2 * rcParams["font.size"] * ax.get_figure(root=True).dpi / 72
     places = ax.transData.transform([mark.coords for mark in panel.view.marks] or np.empty((0, 2)))
-    taken = [Bbox.from_bounds(*(place - room), 2 * room, 2 * room) for place in places]
+    taken = [Bbox([place - room, place + room]) for place in places]
     taken += [name.get_window_extent() for name in ax.texts if isinstance(name, Annotation)]
     inner = ax.get_window_extent().padded(-2)
     boxes = [(text, text.get_window_extent()) for text in texts]

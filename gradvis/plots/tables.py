@@ -30,8 +30,9 @@ def as_nc(surface: SurfaceLike, file: Path) -> None:
     """A netCDF 3 file, which keeps no nested attributes: they become JSON text."""
     done = _grid(surface)["done"]
     whole = surface.dataset.assign(done=done)
-    for part in (whole, *whole.variables.values()):
-        part.attrs = _texts(part.attrs)
+    whole.attrs = _texts(whole.attrs)
+    for name in whole.variables:
+        whole[name].attrs = _texts(whole[name].attrs)
     whole.to_netcdf(file, engine="scipy")
 
 
@@ -53,10 +54,10 @@ def as_vtk(surface: SurfaceLike, file: Path) -> None:
     for name, axis in zip("XYZ", axes, strict=True):
         lines += [f"{name}_COORDINATES {axis.size} double", _numbers(axis)]
     lines.append(f"POINT_DATA {grid['loss'].size}")
-    for name, array in grid.data_vars.items():
-        kind = "int" if name == "done" else "double"
+    for metric, array in grid.data_vars.items():
+        kind = "int" if metric == "done" else "double"
         values = array.transpose(*dims).values.ravel(order="F")  # x runs fastest
-        lines += [f"SCALARS {'_'.join(str(name).split())} {kind} 1", "LOOKUP_TABLE default", _numbers(values)]
+        lines += [f"SCALARS {'_'.join(str(metric).split())} {kind} 1", "LOOKUP_TABLE default", _numbers(values)]
     file.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 

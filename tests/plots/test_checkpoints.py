@@ -32,6 +32,9 @@ def surface():
 def test_own_loss_and_that_of_the_plane_are_told_where_they_differ_by_over_one_percent(surface):
     texts = [mark.text for mark in view(surface, "loss").marks]
     assert texts == ["a.pt 0.8", "b.pt 0.4, 0.8 on the plane", "c.pt 5.8", "minimum 0.05"]
+    surface.checkpoints = (landmark("d.pt", (0.0, 1.0), 1.0, 1.011), landmark("e.pt", (1.0, 0.0), np.nan, 2.0))
+    texts = [mark.text for mark in view(surface, "loss").marks if mark.name]
+    assert texts == ["d.pt 1, 1.011 on the plane", "e.pt 2 on the plane"]
 
 
 def test_a_checkpoint_at_the_centre_stands_for_it_and_one_outside_is_left_out(surface):
