@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradvis.backends.pytorch.batch import describe
 from gradvis.backends.pytorch.compute import call
-from gradvis.backends.pytorch.data import describe, sample_count, transfer, versions
+from gradvis.backends.pytorch.data import sample_count, transfer, versions
 from gradvis.backends.pytorch.guard import seed_forward
 from gradvis.backends.pytorch.losses import LOSSES, METRICS, Term, batch_sum, check_mean, check_targets, moments, term
 
@@ -176,7 +177,5 @@ def _first(model: nn.Module, inputs: Any) -> Any:
     try:
         return call(model, inputs)
     except (RuntimeError, TypeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
         reason = str(error).partition("\n")[0]
         raise ValueError(f"inputs that the model takes were wanted, but {describe(inputs)} came ({reason})") from error

@@ -45,7 +45,9 @@ def remembered(model: nn.Module) -> Callable[[], None]:
     weight of old-style weight norm; and they draw from generators of their own. What lists and dicts hold,
     and what is written into a tensor, is not looked at.
     """
-    tables = [table for layer in model.modules() for table in (vars(layer), layer._parameters, layer._buffers)]
+    tables: list[dict[str, Any]] = [
+        table for layer in model.modules() for table in (vars(layer), layer._parameters, layer._buffers)
+    ]
     found = [table.copy() for table in tables]
     rewinds = [back for table in tables for value in table.values() if (back := _rewind(value))]
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gradvis.arrays import Matrix, Values, Vector
+from gradvis.backends.pytorch.batch import piece
 from gradvis.backends.pytorch.compute import (
     POINTS,
     Compiled,
@@ -32,7 +33,7 @@ from gradvis.backends.pytorch.compute import (
     micro_batch as fitting,
 )
 from gradvis.backends.pytorch.criterion import Criterion
-from gradvis.backends.pytorch.data import divisible, even, is_pair, labels, load, piece, sample_count, transfer
+from gradvis.backends.pytorch.data import divisible, even, is_pair, labels, load, sample_count, transfer
 from gradvis.backends.pytorch.first import first_look, functional
 from gradvis.backends.pytorch.guard import generators_kept
 from gradvis.backends.pytorch.layers import batch_norms, mixes_batch, own_dtype, parameter_space

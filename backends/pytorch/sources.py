@@ -186,7 +186,8 @@ def _in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     Raises:
         ValueError: If its sampler does not say which samples those are.
     """
-    dataset, sampler, size = loader.dataset, loader.sampler, loader.batch_size
+    dataset, size = loader.dataset, loader.batch_size
+    sampler: Any = loader.sampler
     if size is None and loader.batch_sampler is not None:
         sampler = loader.batch_sampler
         if type(sampler) is BatchSampler:

@@ -135,7 +135,10 @@ def _called(
     place, _, name = source.rpartition(":")
     if not place or not name:
         raise ValueError(f"an objective is named as FILE.py:NAME or package.module:NAME, but {source!r} came")
-    with _importing(Path(place).parent if place.endswith(".py") else Path()), overridden({**defaults, **options}) as unused:
+    with (
+        _importing(Path(place).parent if place.endswith(".py") else Path()),
+        overridden({**defaults, **options}) as unused,
+    ):
         function = _function(place, name)
         given = typed(source, function, arguments)
         with _told(source):

@@ -55,7 +55,7 @@ def test_slices_lie_nearest_to_zero(page):
     shown = {button.label: button.args[0] for button in figure.layout.updatemenus[0].buttons}
     assert shown["slices"]["slices.z.locations"] == [[0.25]]
     assert shown["slices"]["slices.x.locations"] == [[0.0]]
-    assert (shown["slices"]["isomin"], shown["slices"]["isomax"]) == (-111.5, 211.5), "no holes"
+    assert (shown["slices"]["isomin"], shown["slices"]["isomax"]) == (-116, 216), "no holes"
     assert shown["shells"]["isomax"] == figure.data[0].isomax
     assert (shown["slices"]["surface.show"], shown["shells"]["surface.show"]) == (False, True)
 
