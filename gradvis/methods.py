@@ -30,7 +30,7 @@ def surface(result: Any) -> str:
     spans = " x ".join(f"[{points[0]:g}, {points[-1]:g}]" for points in axes)
     name = str(objective.get("loss", "loss")).replace("_", " ")
     sentences = [
-        f"The {name} of {objective.get('model', 'the model')}, the mean over {_samples(objective)}of the data, was "
+        f"The {name} of {objective.get('model', 'the model')}, {_mean(objective)} of the data, was "
         f"evaluated in {objective.get('dtype', 'float64')} on a grid of {size} points over {spans} "
         f"{_plane(about['plane'])}.",
         _BATCH_NORM.get(str(objective.get("batch_norm")), ""),
@@ -41,12 +41,13 @@ def surface(result: Any) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _samples(objective: Mapping[str, Any]) -> str:
-    """Whose mean it is; a subset says of how many, and with which seed it was drawn."""
+def _mean(objective: Mapping[str, Any]) -> str:
+    """Over what it was taken; a subset says of how many, and with which seed it was drawn."""
     count, unit, subset = objective.get("samples"), objective.get("unit", "sample"), objective.get("subset")
+    per = "the mean" if unit == "sample" else f"the mean per {unit},"
     if subset:
-        return f"{count} of {subset['of']} {unit}s (drawn once, seed {subset['seed']}) "
-    return f"all {count} {unit}s " if count else f"all {unit}s "
+        return f"{per} over {count} of {subset['of']} samples (drawn once, seed {subset['seed']})"
+    return f"{per} over all {count} samples" if count else f"{per} over all samples"
 
 
 def _checkpoint(mark: Any) -> str:

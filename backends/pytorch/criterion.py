@@ -160,6 +160,8 @@ class Criterion:
         """
         if isinstance(result, tuple):
             total, units = result
+            if isinstance(total, Tensor) and total.ndim:  # of each sample
+                return moments(total, torch.as_tensor(units), len(total), self.sum_dtype)
             return batch_sum(torch.as_tensor(total), units, self.sum_dtype)
         if not isinstance(result, Tensor) or result.ndim:
             return moments(result, None, len(result) if isinstance(result, Tensor) else 0, self.sum_dtype)

@@ -55,9 +55,10 @@ class TorchObjective(Objective):
         model: Evaluated in evaluation mode, and found again as it was.
         data: See `gradvis.objective`.
         loss: A name, a torch function or loss module, or `f(outputs, targets)`.
-        batch_loss: Instead of `loss`: `f(model, batch)`, returning per-item values, `(sum, count)`, or a
-            mean together with `weight`.
+        batch_loss: Instead of `loss`: `f(model, batch)`, returning per-item values, `(sum, count)` of the
+            batch or, for standard errors, of each sample, or a mean together with `weight`.
         weight: Over how many items `batch_loss` took the mean of a batch, `f(batch)`.
+        unit: What the mean of the loss goes over, in words (`token`, `pixel`), where that is not the sample.
         metrics: More of what `loss` can be, or `accuracy` and `error`; all come from one forward pass.
         batch_size: For data that has no batches of its own.
         micro_batch: How many samples go through the network at once; by a fixed rule where not given.
@@ -91,6 +92,7 @@ class TorchObjective(Objective):
         *,
         batch_loss: Callable[[nn.Module, Any], Any] | None = None,
         weight: Callable[[Any], float] | None = None,
+        unit: str | None = None,
         metrics: Any = (),
         batch_size: int | None = None,
         micro_batch: int | None = None,
@@ -107,7 +109,7 @@ class TorchObjective(Objective):
     ) -> None:
         if dtype is not None and dtype not in _DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, but {dtype!r} came")
-        self._model, self._threads, self._amp = model, threads, dtype == "bfloat16"
+        self._model, self._threads, self._amp, self._unit = model, threads, dtype == "bfloat16", unit
         self.space, self._include_frozen = parameter_space(model, include_frozen, filters), include_frozen
         self._norms: list[Any] = [layer for layer in batch_norms(model) if layer.track_running_stats]
         self._mixes = mixes_batch(model)
@@ -198,7 +200,7 @@ class TorchObjective(Objective):
             "metrics": list(self._criterion.names),
             "dtype": "bfloat16" if self._amp else str(self._state.dtype).removeprefix("torch."),
             **self._data.about(),
-            "unit": self._look.unit,
+            "unit": self._unit or self._look.unit,
             "batch_norm": self._policy,
             **({} if self._policy in {None, "eval"} and not self._mixes else {"batches": self._batch_sizes()}),
             "include_frozen": self._include_frozen,

@@ -15,6 +15,7 @@ from gradvis.plots.view import Mark, View
 HATCH: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.6", "hatch": "////", "linewidth": 0.0}
 _SHAPES = {"centre": ("P", 1.0), "minimum": ("*", 1.05), "checkpoint": ("o", 0.75)}  # shape, size in font sizes
 _LETTERS = 66  # above a panel that has half a page
+_LETTERS_PAGE = 80  # over all panels beside each other
 
 
 def draw(ax: Any, mark: Mark, place: tuple[float, ...]) -> None:
@@ -59,11 +60,17 @@ def handles(seen: View) -> list[Any]:
 
 
 def legend(ax: Any, entries: list[Any], title: str = "", inside: bool = False, letters: int = _LETTERS) -> None:
-    """Rows above the axes, where they hide nothing, of so many letters; a column where there is a title."""
+    """Rows above the axes, where they hide nothing, of so many letters; a title means a panel among others."""
     if not entries and not title:
         return
     box = {"frameon": False, "borderaxespad": 0.3, "borderpad": 0, "handletextpad": 0.3, "handlelength": 1.4}
     place = {"loc": "upper left"} if inside else {"loc": "lower left", "bbox_to_anchor": (0, 1)}
     widest = max((len(entry.get_label()) for entry in entries), default=0) + 4
-    columns = 1 if title else min(max(letters // widest, 1), 4)
+    columns = min(max((_beside(ax) if title else letters) // widest, 1), 4)
     ax.legend(handles=entries, title=title, alignment="left", ncols=columns, columnspacing=1, **place, **box)
+
+
+def _beside(ax: Any) -> int:
+    """How many letters there is room for above one of several panels."""
+    spec = ax.get_subplotspec()
+    return _LETTERS_PAGE // spec.get_gridspec().ncols if spec is not None else 0
