@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,7 @@ def ways(threads: int) -> dict[str, Callable[[], object]]:
         "bare forward passes": forward,
         "a state_dict a point, full batch": state_dicts,
         "gradvis": surface(),
+        "gradvis --batch-norm recalibrate": surface(batch_norm="recalibrate"),
         "gradvis --compile": surface(compile=True),
     }
 
@@ -98,6 +100,29 @@ def one_process(threads: int) -> None:
     medians = {name: statistics.median(found) for name, found in times.items()}
     for name, seconds in medians.items():
         print(f"  {name:34s} {1000 * seconds:7.1f} ms a point   {seconds / medians['bare forward passes']:5.2f}")
+
+
+def small_nets() -> None:
+    """Several points at once, by vmap, against one after the other: both forced, whatever the rule says."""
+    print("points together against points one by one, one thread; the rule takes what is at most 1,048,576")
+    generator = torch.Generator().manual_seed(0)
+    for samples, widths in ((64, (64, 32, 10)), (256, (64, 32, 10)), (64, (64, 128, 10)), (1024, (64, 128, 10))):
+        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
+        data = torch.randn(samples, 64, generator=generator), torch.randint(0, 10, (samples,), generator=generator)
+        objective = gradvis.objective(
+            nn.Sequential(*layers[:-1]), data, "cross_entropy", metrics=["accuracy"], threads=1
+        )
+        plane, coords = gradvis.random_plane(objective), np.random.default_rng(0).uniform(-1, 1, (64, 2))
+        both = [objective.again({"points": points}) for points in (1, 32)]
+        times: list[list[float]] = [[], []]
+        for _ in range(ROUNDS):
+            for way, found in zip(both, times, strict=True):
+                start = time.perf_counter()
+                way.evaluate(plane, coords)
+                found.append(time.perf_counter() - start)
+        alone, together = map(statistics.median, times)
+        work = objective.space.d * samples
+        print(f"  {samples:5d} samples, {widths}: parameters x samples {work:9,d}, time {together / alone:.2f}")
 
 
 def ranks() -> None:
@@ -135,4 +160,5 @@ if __name__ == "__main__":
         as_a_rank()
     else:
         one_process(machine.cpus())
+        small_nets()
         ranks()

@@ -47,6 +47,10 @@ def _run(command: click.Command, name: str, words: list[str]) -> None:
             command.invoke(context)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as bare:
+        if launcher_rank() == 0:
+            click.echo(bare.format_message(), err=True)
+        sys.exit(bare.exit_code)
     except BaseException as error:  # every way out of a command has its line and its status
         _leave(name, error, scheduler)
 
@@ -84,7 +88,7 @@ def _leave(name: str, error: BaseException, scheduler: Scheduler) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
     if "--debug" in sys.argv:
         traceback.print_exception(error)
-    line, code = _verdict(error)
+    line, code = _verdict(error, name)
     if scheduler.size > 1:
         scheduler.fail(f"{name}: {line}", code)
     if launcher_rank() == 0:
@@ -92,20 +96,31 @@ def _leave(name: str, error: BaseException, scheduler: Scheduler) -> NoReturn:
     sys.exit(code)
 
 
-def _verdict(error: BaseException) -> tuple[str, int]:
+def _verdict(error: BaseException, name: str) -> tuple[str, int]:
     """The line and the exit status of an error: 2 where the input or the options are wrong, 1 where the run failed."""
     if ended := ending(KeyboardInterrupt() if isinstance(error, click.Abort) else error):
         word, code = ended
         return "; ".join([word, *getattr(error, "__notes__", [])]), code
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"error: {_full(error)}", 1
-    said = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    said = _one_line(said) or "no message"
+    said = _one_line(_said(error, name)) or "no message"
     if isinstance(error, (TaskError, ObjectiveError, OSError)):
         return f"error: {said}", 1
     if isinstance(error, (ValueError, TypeError, click.ClickException)):
         return f"error: {said}", 2
     return f"error: {type(error).__name__}: {said} (--debug shows where)", 1
+
+
+def _said(error: BaseException, name: str) -> str:
+    """Its message; where click or the system wrote it, with what to do."""
+    if isinstance(error, click.UsageError) and ";" not in error.message:
+        command = error.ctx.command_path if error.ctx else name
+        return f"{error.format_message().rstrip('.')}; {command} --help says what it takes"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
+        return f"cannot use {error.filename}: {error.strerror}; see that the path is right and may be read or written"
+    return str(error)
 
 
 def _full(error: OSError) -> str:

@@ -53,9 +53,14 @@ def find_objective(
     """
     if not Path(model).exists():
         raise ValueError(f"MODEL must be a checkpoint, but there is no file {model}; give the path of one")
+    if (Path(model) / "zarr.json").is_file():
+        raise ValueError(
+            f"MODEL must be a checkpoint, but {model} is a result; gradvis-plot draws it, and --plane {model} takes "
+            "its plane for another model"
+        )
     if named is None and (made := _of_program(model, {**(defaults or {}), **options}, key, trust)) is not None:
         return made, model
-    source = named or _named_inside(model)
+    source = _named_inside(model) if named is None else named
     made = _called(source, arguments, options, defaults or {})
     return made.at(checkpoint(model, made, key, trust)), source
 
@@ -134,7 +139,10 @@ def _called(
     """
     place, _, name = source.rpartition(":")
     if not place or not name:
-        raise ValueError(f"an objective is named as FILE.py:NAME or package.module:NAME, but {source!r} came")
+        raise ValueError(
+            f"an objective is named as FILE.py:NAME or package.module:NAME, but {source!r} came; NAME is the function "
+            "that returns it"
+        )
     with (
         _importing(Path(place).parent if place.endswith(".py") else Path()),
         overridden({**defaults, **options}) as unused,
@@ -146,7 +154,7 @@ def _called(
     if not isinstance(made, Objective):
         raise ValueError(
             f"{source} must return an Objective, such as gradvis.objective(model, data=..., loss=...), "
-            f"but it returned a {type(made).__name__}"
+            f"but it returned {'nothing' if made is None else f'a {type(made).__name__}'}"
         )
     if unused := unused & set(options):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unused))
@@ -219,7 +227,7 @@ def _module(name: str) -> ModuleType:
         cause = error.__cause__
         if isinstance(cause, ModuleNotFoundError) and f"{name}.".startswith(f"{cause.name}."):
             raise ValueError(
-                f"the objective's module {name} cannot be imported ({cause}); install it, or name a file"
+                f"the objective's module {name} cannot be imported ({cause}); install it, or name a .py file"
             ) from error
         raise
 

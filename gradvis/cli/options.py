@@ -8,14 +8,22 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+class Whole(click.IntRange):
+    """A whole number within limits."""
+
+    name = "whole number"  # in click's messages
+
 
 _COMPUTING = [
     click.option("--data", metavar="FILE", help="Inputs and targets (.npz, .safetensors, .pt) in place of its own."),
-    click.option("--samples", type=click.IntRange(1), metavar="N", help="A fixed subset of so many samples."),
+    click.option("--samples", type=Whole(1), metavar="N", help="A fixed subset of so many samples."),
     click.option("--loss", metavar="NAME", help="Loss by name, in place of the objective's own."),
     click.option("--metrics", metavar="A,B", multiple=True, help="Metrics by name, in place of the objective's own."),
     click.option(
-        "--batch-size", type=click.IntRange(1), metavar="N", help="Samples a batch, for data without batches."
+        "--batch-size", type=Whole(1), metavar="N", help="Samples a batch, for data without batches."
     ),
     click.option(
         "--batch-norm",
@@ -23,9 +31,9 @@ _COMPUTING = [
         help="Stored statistics, those of each batch, or new ones at every point [default: eval; recalibrate on "
         "planes through several checkpoints]",
     ),
-    click.option("--micro-batch", type=click.IntRange(1), metavar="N", help="Samples through the network at once."),
+    click.option("--micro-batch", type=Whole(1), metavar="N", help="Samples through the network at once."),
     click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N (rocm too) or mps [default: auto]"),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads a rank; by default its share."),
+    click.option("--threads", type=Whole(1), metavar="N", help="Threads a rank; by default its share."),
     click.option("--compile", is_flag=True, help="Compile the forward pass (torch.compile)."),
     click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), help="By default the model's own."),
 ]
@@ -57,33 +65,35 @@ def spans(values: tuple[str, ...]) -> list[float | tuple[float, float]]:
     """One for each axis: 1.0 means -1:1.
 
     Raises:
-        click.BadParameter: If one is not a number or two with a colon between.
+        click.UsageError: If one is not a number or two with a colon between.
 
     >>> spans(("-1:1,0.5",))
     [(-1.0, 1.0), 0.5]
     """
-    try:
-        parts = [tuple(map(float, part.split(":"))) for part in listed(values)]
-        return [ends[0] if len(ends) == 1 else (ends[0], ends[1]) for ends in parts if _short(ends)]
-    except ValueError:
-        raise click.BadParameter(f"--span takes 1.0 or -1:1, one for each axis, but {','.join(values)} came") from None
+    return _each("span", "1.0 or -1:1", values, _span)
 
 
-def _short(ends: tuple[float, ...]) -> bool:
-    if len(ends) > 2:
-        raise ValueError(ends)
-    return True
+def _span(text: str) -> float | tuple[float, float]:
+    low, colon, high = text.partition(":")
+    return (float(low), float(high)) if colon else float(low)
 
 
 def resolutions(values: tuple[str, ...]) -> list[int]:
     """One for each axis.
 
     Raises:
-        click.BadParameter: If one is not a whole number.
+        click.UsageError: If one is not a whole number.
     """
+    return _each("resolution", "a whole number", values, int)
+
+
+def _each(name: str, wanted: str, values: tuple[str, ...], read: Callable[[str], T]) -> list[T]:
+    """The parts of an option, read; an option that was given has at least one."""
+    given = ",".join(values)
     try:
-        return [int(part) for part in listed(values)]
+        found = [read(part) for part in listed(values)]
     except ValueError:
-        raise click.BadParameter(
-            f"--resolution takes a whole number, one for each axis, but {','.join(values)} came"
-        ) from None
+        found = []
+    if values and not found:
+        raise click.UsageError(f"--{name} takes {wanted}, one for all axes or one each, but {given!r} came")
+    return found

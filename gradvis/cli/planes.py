@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def check(wanted: Wanted) -> None:
         click.UsageError: If they do not.
     """
     if wanted.reused is not None and not wanted.kind.rstrip("/").endswith(".zarr"):
-        raise click.UsageError(f"--plane takes {', '.join(KINDS)} or a RESULT.zarr, but {wanted.kind} came")
+        near = get_close_matches(wanted.kind, KINDS, 1)
+        hint = f"did you mean {near[0]}?" if near else "give one of these"
+        raise click.UsageError(f"--plane takes {', '.join(KINDS)} or a RESULT.zarr, but {wanted.kind} came; {hint}")
     if wanted.random and wanted.kind != "random":
         names = ", ".join(f"--{name.replace('_', '-')}" for name in wanted.random)
         raise click.UsageError(f"{names} belongs to random planes; leave it out with --plane {wanted.kind}")
@@ -61,13 +64,15 @@ def check(wanted: Wanted) -> None:
         )
     if wanted.kind == "between" and wanted.dims not in {None, len(wanted.through)}:
         raise click.UsageError(
-            f"--plane between through {len(wanted.through) + 1} checkpoints has {len(wanted.through)} dimensions, but "
-            f"--dims is {wanted.dims}; leave it out"
+            f"--plane between through {len(wanted.through) + 1} checkpoints has --dims {len(wanted.through)}, but "
+            f"{wanted.dims} came; leave it out"
         )
 
 
-def plane_of(wanted: Wanted, objective: Objective, model: str, checkpoints: Sequence[Any]) -> tuple[Plane, Any, Any]:
-    """The plane, and the spans and resolutions to take where the options name none.
+def plane_of(
+    wanted: Wanted, objective: Objective, model: str, checkpoints: Sequence[Any]
+) -> tuple[Plane, dict[str, Any]]:
+    """The plane, and the `span` and `resolution` that are its own where the options name none.
 
     Args:
         wanted: What the options say.
@@ -80,15 +85,18 @@ def plane_of(wanted: Wanted, objective: Objective, model: str, checkpoints: Sequ
     """
     names = names_of([model, *wanted.through])
     if wanted.kind == "random":
-        return random_plane(objective, wanted.dims or 2, **wanted.random), None, None
+        return random_plane(objective, wanted.dims or 2, **wanted.random), {}
     if wanted.kind == "between":
-        return plane_between(objective, *checkpoints, names=names), None, None
+        return plane_between(objective, *checkpoints, names=names), {}
     result = gradvis.open(wanted.kind)
     _check_fits(result, objective, wanted)
     marked = dict(zip(names[1:], checkpoints[1:], strict=True))
     axes = [result.dataset[dim].values for dim in result.dataset["loss"].dims]
     plane = replace(result.plane, checkpoints=marked)
-    return plane, [(float(points[0]), float(points[-1])) for points in axes], [len(points) for points in axes]
+    return plane, {
+        "span": [(float(points[0]), float(points[-1])) for points in axes],
+        "resolution": [len(points) for points in axes],
+    }
 
 
 def _check_fits(result: Surface, objective: Objective, wanted: Wanted) -> None:
@@ -103,4 +111,4 @@ def _check_fits(result: Surface, objective: Objective, wanted: Wanted) -> None:
             "take a result of the same architecture"
         )
     if wanted.dims not in {None, result.plane.k}:
-        raise ValueError(f"the plane of {wanted.kind} has {result.plane.k} dimensions, but --dims is {wanted.dims}")
+        raise ValueError(f"the plane of {wanted.kind} has --dims {result.plane.k}, but {wanted.dims} came; leave it out")

@@ -97,7 +97,7 @@ def _bytes(number: int) -> str:
 def found(surface: Surface, path: Path, pictures: list[Path]) -> str:
     """The last lines: the numbers to know, where the files are, and what to do with them."""
     center, spread = surface.center["loss"], surface.center.get("loss_stderr")
-    lines = [f"loss at the centre {center:.4g}" + (f" +- {spread:.2g}" if spread is not None else "")]
+    lines = [f"loss at the centre {center:.4g}" + (f" +- {spread:.2g}" if spread is not None and np.isfinite(spread) else "")]
     loss = surface.dataset["loss"]
     finite = loss.where(np.isfinite(loss))
     if finite.notnull().any():
@@ -105,6 +105,8 @@ def found(surface: Surface, path: Path, pictures: list[Path]) -> str:
         at = ", ".join(f"{name} = {loss[name].values[int(place)]:.3g}" for name, place in lowest.items())
         lines[0] += f", lowest on the grid {float(finite.min()):.4g} at {at}"
     diverged = int(loss.size - np.isfinite(loss).sum())
+    if not np.isfinite(center):
+        lines.append("the loss at the centre is no number: look for NaN or inf in the data, or for log(0) in the loss")
     if diverged:
         lines.append(f"{_count(diverged, 'point')} of {loss.size} diverged (NaN or inf)")
     return "\n".join([*lines, *map(str, pictures), f'{path}    (in Python: gradvis.open("{path}"))'])

@@ -11,16 +11,17 @@ import click
 
 import gradvis
 from gradvis.cli.find import checkpoint, find_objective
-from gradvis.cli.options import chosen, computing, listed, resolutions, spans
+from gradvis.cli.options import Whole, chosen, computing, listed, resolutions, spans
 from gradvis.cli.planes import Wanted, check, plane_of
 from gradvis.cli.report import Progress, estimate, found
 from gradvis.grid import grid
 from gradvis.machine import threads as fair_threads
+from gradvis.plots import PICTURES
 from gradvis.provenance import command_line
 from gradvis.schedule import Scheduler
 from gradvis.surface import loss_surface, surface_cost
 
-_PICTURES = ("png", "svg", "pdf", "html")
+_PICTURES = tuple(suffix[1:] for suffix in PICTURES)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -41,13 +42,13 @@ _PICTURES = ("png", "svg", "pdf", "html")
 @click.option("--include-bias", is_flag=True, help="Move biases and norm parameters too.")
 @click.option("--orthogonal", is_flag=True, help="Make the directions orthogonal, filter by filter.")
 @click.option(
-    "--dims", type=click.IntRange(1, 3), metavar="1|2|3", help="A line, a plane or a volume [default: a plane]"
+    "--dims", type=Whole(1, 3), metavar="1|2|3", help="A line, a plane or a volume [default: a plane]"
 )
 @click.option(
     "--span", metavar="A:B", multiple=True, help="One for each axis [default: -1:1; between checkpoints -0.5:1.5]"
 )
 @click.option("--resolution", metavar="N", multiple=True, help="Points an axis [default: 201, 51, 21 for 1, 2, 3 dims]")
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Of the random directions [default: 0]")
+@click.option("--seed", type=Whole(0), metavar="N", help="Of the random directions [default: 0]")
 @computing
 @click.option("--tune", is_flag=True, help="Time some ways of computing first, and take the fastest.")
 @click.option("--out", "-o", metavar="PATH", help="The result [default: MODEL-STEM.surface.zarr in this folder]")
@@ -77,7 +78,7 @@ def surface(
     check(wanted)
     axes = {"span": _single(spans(span)), "resolution": _single(resolutions(resolution))}
     if wanted.reused is None:  # a mistake in them is told before anything is loaded
-        grid(len(through) or dims or 2, axes["span"] or 1.0, axes["resolution"])
+        grid(len(through) or dims or 2, 1.0 if axes["span"] is None else axes["span"], axes["resolution"])
     threads = computed["threads"] or fair_threads(scheduler.cpu_sharers)
     defaults = {"threads": threads, "device": "auto", "local": (scheduler.local_rank, scheduler.local_size)}
     objective, source = find_objective(
@@ -88,8 +89,8 @@ def surface(
         itself = "is its own network" if source == model else f"names its objective: {source}, found in this folder"
         click.echo(f"{model} {itself}", err=True)
     checkpoints = [checkpoint(path, objective, key, trust) for path in (model, *through)]
-    where, span_then, resolution_then = plane_of(wanted, objective, model, checkpoints)
-    axes = {"span": axes["span"] or span_then, "resolution": axes["resolution"] or resolution_then}
+    where, own = plane_of(wanted, objective, model, checkpoints)
+    axes = {name: own.get(name) if value is None else value for name, value in axes.items()}
     if tune:
         objective = objective.again(scheduler.share(partial(objective.on(where).tune, where)))
     if dry_run or not quiet:
@@ -98,7 +99,7 @@ def surface(
             click.echo(estimate(cost, scheduler, threads), err=not dry_run)
     if dry_run:
         return
-    path = Path(out) if out else Path(f"{Path(model).stem}.surface.zarr")
+    path = Path(f"{Path(model).stem}.surface.zarr" if out is None else out)
     with Progress(talks) as progress:
         result = loss_surface(
             objective, where, **axes, out=path, fresh=fresh, scheduler=scheduler, progress=progress,
@@ -112,7 +113,7 @@ def surface(
 
 
 def _single(values: list[Any]) -> Any:
-    """One value stands for all axes; none at all for the default."""
+    """One value stands for all axes; none at all, None, for the default."""
     return values[0] if len(values) == 1 else values or None
 
 
@@ -120,11 +121,11 @@ def _suffixes(pictures: tuple[str, ...]) -> list[str]:
     wanted = listed(pictures)
     unknown = [suffix for suffix in wanted if suffix not in {*_PICTURES, "none"}]
     if unknown:
-        raise click.BadParameter(f"--plot takes {', '.join(_PICTURES)} or none, but {unknown[0]} came")
+        raise click.UsageError(f"--plot takes {', '.join(_PICTURES)} or none, but {unknown[0]} came; leave it out")
     return [suffix for suffix in wanted if suffix != "none"]
 
 
 def _keywords(arguments: tuple[str, ...]) -> dict[str, str]:
-    if wrong := [argument for argument in arguments if "=" not in argument]:
-        raise click.BadParameter(f"--objective-arg takes KEY=VALUE, but {wrong[0]} came")
+    if wrong := [argument for argument in arguments if argument.find("=") < 1]:
+        raise click.UsageError(f"--objective-arg takes KEY=VALUE, but {wrong[0]!r} came; give one as samples=100")
     return dict(argument.split("=", 1) for argument in arguments)
