@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 FORMAT = 1
 ELSEWHERE = "give another --out, or --fresh to move it aside"
+ANEW = "compute it anew with --fresh, which moves it aside"
+_SAID: Mapping[str, type] = {"kind": str, "complete": bool, "identity": dict}  # by every result
 
 
 class StoreError(ValueError):
@@ -45,24 +47,28 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
     place = restored(path)
     if not place.is_dir():
         raise StoreError(
-            f"{place.name} is a file, not a result folder" if place.exists() else f"there is no result at {path}"
+            f"{place.name} is a file, not a result folder; give another path"
+            if place.exists()
+            else f"there is no result at {path}; give the path of one, such as model.surface.zarr"
         )
     try:
         metadata = json.loads((place / "zarr.json").read_bytes())
         about: dict[str, Any] = metadata["attributes"]["gradvis"]
         version = int(about["format"])
     except FileNotFoundError:
-        raise StoreError(f"{place.name} is a folder, but not a gradvis result (it has no zarr.json)") from None
+        raise StoreError(f"{place.name} is a folder, but not a gradvis result (it has no zarr.json); give another path") from None
     except OSError as error:
         raise RefusedError(f"cannot read {place.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{place.name} is damaged (its zarr.json is cut off or overwritten); {ELSEWHERE}") from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise StoreError(f"{place.name} is damaged (its zarr.json is cut off or overwritten); {ANEW}") from error
     except (KeyError, TypeError):
-        raise StoreError(f"{place.name} is Zarr data, but not a gradvis result") from None
+        raise StoreError(f"{place.name} is Zarr data, but not a gradvis result; give another path") from None
     if version > FORMAT:
         raise StoreError(
             f"{place.name} was written by a newer gradvis (format {version}, this one reads {FORMAT}); upgrade gradvis"
         )
+    if wrong := [name for name, kind in _SAID.items() if not isinstance(about.get(name), kind)]:
+        raise StoreError(f"{place.name} is damaged (its zarr.json does not say its {wrong[0]}); {ANEW}")
     return about
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from gradvis.arrays import Values
+from gradvis.notes import note
 from gradvis.plane import Plane
 
 AXES = ("alpha", "beta", "gamma")
 RESOLUTIONS = {1: 201, 2: 51, 3: 21}
+_MOST = 10**6  # points an axis; ours: more are a slip of the finger
 # Between checkpoints, half a step beyond each of them is seen too.
 SPANS: Mapping[str, tuple[float, float]] = {"between": (-0.5, 1.5)}
 
@@ -35,7 +37,10 @@ def grid(k: int, span: Span | Sequence[Span] = 1.0, resolution: int | Sequence[i
     """
     sizes = _each(RESOLUTIONS[k] if resolution is None else resolution, k, "resolution")
     spans = _each([span] * k if _is_pair(span) else span, k, "span")
-    return {name: _axis(*pair) for name, *pair in zip(AXES[:k], spans, sizes, strict=True)}
+    axes = {name: _axis(*pair) for name, *pair in zip(AXES[:k], spans, sizes, strict=True)}
+    if any(points[0] == -points[-1] and points.size % 2 == 0 for points in axes.values()):
+        note("an even resolution has no point at the centre; the loss there is stored in any case, as center")
+    return axes
 
 
 def grid_on(
@@ -64,10 +69,13 @@ def _each(given: Any, k: int, what: str) -> list[Any]:
 
 def _axis(span: Span, size: int) -> Values:
     low, high = map(float, span) if isinstance(span, tuple) else (0.0 - float(span), float(span))
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+    if not (np.isfinite(high - low) and low < high):
         raise ValueError(f"span must run from a number up to a larger one, but it runs from {low:g} to {high:g}")
-    if int(size) != size or size < 2:
-        raise ValueError(f"resolution must be a whole number, at least 2, but {size!r} came")
+    if not isinstance(size, Real) or not 2 <= size <= _MOST or size != int(size):
+        wanted = "at least 2" if not isinstance(size, Real) or not size > _MOST else f"at most {_MOST}"
+        raise ValueError(f"resolution must be a whole number, {wanted}, but {size!r} came; give the points an axis has")
     points = np.linspace(low, high, int(size))
+    if np.any(np.diff(points) <= 0):
+        raise ValueError(f"span from {low!r} to {high!r} has no room for {size} numbers; make it wider")
     points[np.abs(points) < 1e-12 * (high - low)] = 0.0  # the centre, where rounding missed it
     return points

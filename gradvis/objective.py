@@ -257,7 +257,8 @@ def objective(model: Any, data: Any = None, loss: Any = None, **options: Any) ->
 
     Args:
         model: A `torch.nn.Module` or a `keras.Model`. It is never changed.
-        data: A pair of arrays (inputs, targets), a Dataset, a DataLoader, or a finite iterable of batches.
+        data: A pair of arrays (inputs, targets), a Dataset, a DataLoader, a finite iterable of batches, or the path
+            of a file with `inputs` and `targets` (.npz, .safetensors, .pt), which must not be written to meanwhile.
         loss: A name (`cross_entropy`, `mse`, ...), or `f(outputs, targets)` that returns per-sample
             values (b, ...) or the mean of its batch.
         **options: `metrics`, `batch_loss`, `batch_size`, `device`, `dtype` and more: see

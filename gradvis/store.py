@@ -118,7 +118,9 @@ class Store:
             self.metrics: tuple[str, ...] = tuple(self.about["metrics"])
             self._arrays = {name: layout.open_array(self._group, name) for name in (*self.metrics, "center")}
             axes: dict[str, Values] = {name: layout.read_whole(self._group, name) for name in self.about["axes"]}
-        self.tiles = Tiles(axes, tuple(self.about["tile"]))
+            self.tiles = Tiles(axes, tuple(self.about["tile"]))
+            if min(self.tiles.grid) < 1:
+                raise ValueError("its tiles have no points")
 
     @contextmanager
     def _sound(self) -> Iterator[None]:
@@ -129,8 +131,11 @@ class Store:
         """
         try:
             yield
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise StoreError(f"{self.path.name} is damaged ({error}); {folder.ELSEWHERE}") from error
+        except StoreError:
+            raise
+        except Exception as error:  # zarr says it in many ways
+            reason = f"{str(error).partition('. ')[0]}"
+            raise StoreError(f"{self.path.name} is damaged ({reason}); {folder.ANEW}") from error
 
     @property
     def complete(self) -> bool:
@@ -226,10 +231,12 @@ class Store:
 
     def read_center(self) -> Values | None:
         """The metrics at the centre of the plane, (q,), or None if they must be computed."""
-        try:
+        if self.complete:
+            with self._sound():
+                return np.asarray(layout.read_whole(self._group, "center"))
+        with suppress(ValueError):
             return np.asarray(layout.read_whole(self._group, "center"))
-        except ValueError:
-            return None
+        return None
 
     def write_center(self, values: Values) -> None:
         """Keep the metrics at the centre of the plane, (q,). For the root alone.
@@ -263,14 +270,14 @@ class Store:
 
     def _all(self) -> tuple[xarray.Dataset, NDArray[np.bool_]]:
         self._load()
-        values, mask = self._grid()
-        return layout.as_dataset(self.about, self.tiles.axes, values, self.read_center()), mask
+        with self._sound():
+            values, mask = self._grid()
+            return layout.as_dataset(self.about, self.tiles.axes, values, self.read_center()), mask
 
     def _grid(self) -> tuple[Values, NDArray[np.bool_]]:
         """The values of every point, (*shape, q), and which points are done, (*shape)."""
         if self.complete:
-            with self._sound():
-                whole = [layout.read_whole(self._group, name) for name in self.metrics]
+            whole = [layout.read_whole(self._group, name) for name in self.metrics]
             return np.stack(whole, axis=-1), np.ones(self.tiles.shape, bool)
         values, mask = np.full((*self.tiles.shape, len(self.metrics)), np.nan), np.zeros(self.tiles.shape, bool)
         for tile in range(self.tiles.count):
@@ -288,7 +295,7 @@ class Store:
         """
         with self._sound():
             origin, directions = (layout.read_whole(self._group, f"plane/{name}") for name in ("origin", "directions"))
-        return Plane(origin, directions, self.about["plane"])
+            return Plane(origin, directions, dict(self.about["plane"]))
 
     def finish(self, extra: Mapping[str, Any] | None = None) -> None:
         """Mark the result complete, and make each array one chunk. For the root alone; others open it again.

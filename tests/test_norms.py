@@ -215,6 +215,25 @@ def test_without_any_statistics_there_are_only_those_of_the_batch(pair, policy):
         objective(model, pair, batch_norm=policy)
 
 
+@pytest.mark.parametrize("budget", [None, 0])
+def test_a_batch_of_one_sample_is_recalibrated_with_the_one_before_it(pair, plane, budget):
+    def losses(size):
+        made = gradvis.objective(
+            net(), pair, "cross_entropy", batch_size=size, batch_norm="recalibrate", data_budget=budget
+        )
+        return made.evaluate(plane, COORDS)
+
+    assert losses(16).tobytes() == losses(17).tobytes()  # 16 and 1, and 17
+    assert losses(8)[1, 0] != pytest.approx(losses(17)[1, 0], rel=1e-9)
+
+
+def test_a_batch_of_one_sample_has_no_statistics_of_its_own(pair):
+    made = gradvis.objective(net(), pair, "cross_entropy", batch_size=16, batch_norm="batch")
+
+    with pytest.raises(ValueError, match="batches of two samples at least, but one of a single sample came"):
+        made.measure(made.parameters())
+
+
 # ---------------------------------------------------------------------- planes between checkpoints
 
 

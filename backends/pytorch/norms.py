@@ -48,7 +48,8 @@ def of_each_batch(layers: Sequence[Any]) -> Iterator[None]:
     try:
         for layer in layers:
             layer.training, layer.track_running_stats = True, False
-        yield
+        with _alone():
+            yield
     finally:
         for layer, training, track in found:
             layer.training, layer.track_running_stats = training, track
@@ -70,10 +71,29 @@ def collecting(layers: Sequence[Any]) -> Iterator[Callable[[float], None]]:
     try:
         for layer in layers:
             layer.training = True
-        yield weigh
+        with _alone():
+            yield weigh
     finally:
         for layer, training, momentum in found:
             layer.training, layer.momentum = training, momentum
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """What torch says of a batch of one sample, with what to do.
+
+    Raises:
+        ValueError: That.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "batch norm wants batches of two samples at least, but one of a single sample came; take another batch "
+            "size, so that the last batch has more, or batch_norm='eval'"
+        ) from error
 
 
 def statistics(layers: Sequence[nn.Module]) -> list[Tensor]:

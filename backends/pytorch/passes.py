@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradvis.backends.pytorch.batch import joined
 from gradvis.backends.pytorch.data import Batches, sample_count
 from gradvis.backends.pytorch.norms import collecting, put, statistics
 
@@ -98,6 +99,8 @@ def together(
 def recalibrated(walk: Walk, data: Batches, measure: Measure, layers: Sequence[nn.Module]) -> list[list[Tensor]]:
     """The statistics that batch norms have at each point, from one pass over the whole batches.
 
+    One sample has no variance: a batch of one goes with the batch before it, where that is possible.
+
     Args:
         walk: The points, n of them.
         data: Its batches go through as they came, each weighted by its samples.
@@ -107,7 +110,7 @@ def recalibrated(walk: Walk, data: Batches, measure: Measure, layers: Sequence[n
     Returns:
         For each point what `put` takes.
     """
-    whole = enumerate(data.whole())
+    whole = enumerate(_in_company(data.whole()))
     chunks: Iterable[list[Numbered]] = [list(whole)] if data.kept is not None else ([batch] for batch in whole)
     fresh = [torch.zeros_like(value) for value in statistics(layers)]
     found: list[list[Tensor]] = [[] for _ in walk.where]
@@ -125,3 +128,16 @@ def recalibrated(walk: Walk, data: Batches, measure: Measure, layers: Sequence[n
                 found[point] = statistics(layers)
             seen = total
     return found
+
+
+def _in_company(batches: Iterable[Any]) -> Iterator[Any]:
+    """The same, a batch of one sample as part of the batch before it."""
+    before: list[Any] = []
+    for batch in batches:
+        if before and sample_count(batch) == 1:
+            before = joined([*before, batch])
+        else:
+            before.append(batch)
+        while len(before) > 1:
+            yield before.pop(0)
+    yield from before
