@@ -32,6 +32,8 @@ def plane_between(objective: Objective, *checkpoints: Any, names: Sequence[str] 
     if not 2 <= len(checkpoints) <= 4:
         raise ValueError(f"a plane between checkpoints takes two, three or four of them, but {len(checkpoints)} came")
     names = names_of(checkpoints) if names is None else list(names)
+    if len({*names}) != len(checkpoints) or len(names) != len(checkpoints):
+        raise ValueError(f"{len(checkpoints)} names, all different, were wanted, but {', '.join(names)} came")
     thetas = np.stack([objective.read(checkpoint) for checkpoint in checkpoints])
     about = {"kind": "between", "checkpoints": names}
     plane = Plane(thetas[0], thetas[1:] - thetas[0], about, dict(zip(names, checkpoints, strict=True)))

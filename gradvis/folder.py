@@ -56,7 +56,9 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
         about: dict[str, Any] = metadata["attributes"]["gradvis"]
         version = int(about["format"])
     except FileNotFoundError:
-        raise StoreError(f"{place.name} is a folder, but not a gradvis result (it has no zarr.json); give another path") from None
+        raise StoreError(
+            f"{place.name} is a folder, but not a gradvis result (it has no zarr.json); give another path"
+        ) from None
     except OSError as error:
         raise RefusedError(f"cannot read {place.name}: {error.strerror}") from error
     except (ValueError, OverflowError, RecursionError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 from gradvis.notes import note
@@ -37,7 +37,7 @@ class Landmark:
     def apart(self) -> float:
         """How far own loss and plane loss are apart, as a share of the own loss."""
         own, plane = self.own["loss"], self.plane["loss"]
-        if own == plane:
+        if own == plane or (isnan(own) and isnan(plane)):
             return 0.0
         return abs(plane - own) / abs(own) if own and isfinite(own) and isfinite(plane) else float("inf")
 
@@ -71,7 +71,7 @@ def _apart(landmark: Landmark, objective: Objective) -> str:
     policy = objective.about.get("batch_norm")
     why = f" (batch_norm={policy})" if policy else ""
     return (
-        f"{landmark.name} has the loss {landmark.own['loss']:.4g} with its own statistics, but its place on the plane "
+        f"{landmark.name} has the loss {landmark.own['loss']:.4g} with its own buffers, but its place on the plane "
         f"has {landmark.plane['loss']:.4g}{why}, {landmark.apart:.0%} apart; both are stored"
     )
 

@@ -17,7 +17,7 @@ _BATCH_NORM = {
     "eval": "Batch normalisation used its stored statistics.",
     "batch": "Batch normalisation used the statistics of each batch.",
     "recalibrate": "The statistics of batch normalisation were computed anew at every point, in one pass over the data "
-    f"in training mode, averaged over its batches by their samples (after {_IZMAILOV}).",
+    f"with these layers in training mode, averaged over its batches by their samples (after {_IZMAILOV}).",
 }
 
 
@@ -53,7 +53,7 @@ def _mean(objective: Mapping[str, Any]) -> str:
 def _checkpoint(mark: Any) -> str:
     """A checkpoint's own loss, and that of its place on the plane."""
     return (
-        f"{mark.name} has the loss {mark.own['loss']:.6g} with its own statistics and {mark.plane['loss']:.6g} on the "
+        f"{mark.name} has the loss {mark.own['loss']:.6g} with its own buffers and {mark.plane['loss']:.6g} on the "
         "plane."
     )
 

@@ -165,10 +165,11 @@ class Restricted(Objective):
         return Restricted(self.whole.at(checkpoint), self.pattern)
 
     def _wider(self, plane: Plane) -> Plane:
-        return Plane(self._embed(plane.origin, self._fixed), self._embed(plane.directions), plane.about)
+        origin, directions = self._embed(plane.origin, self._fixed), self._embed(plane.directions)
+        return Plane(origin, directions, plane.about, plane.checkpoints)
 
     def on(self, plane: Plane) -> Objective:
-        return self._around(self.whole.on(plane))
+        return self._around(self.whole.on(self._wider(plane)))
 
     def stored(self) -> Objective:
         return self._around(self.whole.stored())

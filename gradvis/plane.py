@@ -13,7 +13,7 @@ from gradvis.arrays import Matrix, Values, Vector
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """An origin and k directions; k = 0 is a single point.
+    """An origin and k directions; k = 0 is a single point. Arrays are not copied: leave them as they are.
 
     Attributes:
         origin: Where the coordinates are zero, (d,).

@@ -134,7 +134,7 @@ class Store:
         except StoreError:
             raise
         except Exception as error:  # zarr says it in many ways
-            reason = f"{str(error).partition('. ')[0]}"
+            reason = str(error).partition(". ")[0]
             raise StoreError(f"{self.path.name} is damaged ({reason}); {folder.ANEW}") from error
 
     @property

@@ -18,6 +18,7 @@ from gradvis.arrays import Values
 from gradvis.grid import Span, grid_on
 from gradvis.landmarks import Landmark, as_records, from_records, landmarks
 from gradvis.layout import as_dataset
+from gradvis.notes import note
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.provenance import digest, versions
@@ -126,8 +127,12 @@ def loss_surface(
     progress = progress if scheduler.is_root else None
     objective = objective.on(plane)
     axes = grid_on(plane, span, resolution)
+    _tell_missed_centre(axes)
     tiles = Tiles(axes, _tile(axes, objective, scheduler.size))
-    identity = {"objective": objective.about, "fingerprint": objective.fingerprint()}
+    identity: dict[str, Any] = {"objective": objective.about, "fingerprint": objective.fingerprint()}
+    if plane.checkpoints:  # they are measured too, and need not span the plane
+        marked = {name: digest(objective.read(state)) for name, state in plane.checkpoints.items()}
+        identity["checkpoints"] = marked
     scheduler.agree({**identity["fingerprint"], "plane": digest(plane.origin, plane.directions)})
     about = {**(provenance or {}), "plane": dict(plane.about), "objective": objective.about, "how": objective.how}
     about |= {"versions": versions(), "fingerprint": identity["fingerprint"], "ranks": scheduler.size}
@@ -147,6 +152,13 @@ def loss_surface(
         how = _fill(store, objective, plane, scheduler, progress)
         scheduler.share(lambda: store.finish({"how": how, "checkpoints": as_records(marks)}))
     return open_surface(out)
+
+
+def _tell_missed_centre(axes: Mapping[str, Values]) -> None:
+    missed = [name for name, points in axes.items() if points[0] < 0 < points[-1] and 0 not in points]
+    if missed:
+        spans = ", ".join(f"{len(axes[name])} points from {axes[name][0]:g} to {axes[name][-1]:g}" for name in missed)
+        note(f"no grid point has {' or '.join(missed)} = 0 ({spans}); what is at the centre is stored in any case")
 
 
 def _tile(axes: Mapping[str, Values], objective: Objective, ranks: int) -> tuple[int, ...]:

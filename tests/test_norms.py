@@ -230,7 +230,7 @@ def test_a_batch_of_one_sample_is_recalibrated_with_the_one_before_it(pair, plan
 def test_a_batch_of_one_sample_has_no_statistics_of_its_own(pair):
     made = gradvis.objective(net(), pair, "cross_entropy", batch_size=16, batch_norm="batch")
 
-    with pytest.raises(ValueError, match="batches of two samples at least, but one of a single sample came"):
+    with pytest.raises(ValueError, match="takes their statistics, but a batch of one came; take another batch_size"):
         made.measure(made.parameters())
 
 
@@ -284,3 +284,146 @@ def test_the_same_checkpoint_twice_spans_no_plane(pair):
         gradvis.plane_between(made, net(0), net(5), net(5))
     with pytest.raises(ValueError, match="two, three or four of them, but 1 came"):
         gradvis.plane_between(made, net(0))
+
+
+# ---------------------------------------------------------------------- what a network may do with its batch norms
+
+
+class Nested(nn.Module):
+    """One batch norm runs twice in a forward pass, one never; one has no affine part, one no momentum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.block = nn.ModuleDict({"inner": nn.Sequential(nn.Linear(16, 4), nn.BatchNorm1d(4, affine=False))})
+            self.twice, self.never = nn.BatchNorm1d(4, momentum=None), nn.BatchNorm1d(7)
+            self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.twice(self.block["inner"](x.flatten(1)))
+        return self.last(torch.tanh(self.twice(torch.tanh(x) + 1)))
+
+
+def updated(model, pair):
+    """The loss after torch's own recalibration, which weighs batches alike: for batches of one length."""
+    model = copy.deepcopy(model)
+    x, y = map(torch.tensor, pair)
+    torch.optim.swa_utils.update_bn(list(x.split(6)), model)
+    with torch.no_grad():
+        return F.cross_entropy(model.eval()(x), y).item()
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_a_batch_norm_that_runs_twice_averages_over_both(pair, budget):
+    even, model = tuple(part[:12] for part in pair), Nested().double().eval()
+    made = objective(model, even, batch_norm="recalibrate", data_budget=budget)
+    theta = made.parameters()
+    beside = Plane(theta - 1.0, np.ones((1, theta.size)))  # another point goes first
+
+    found = made.evaluate(beside, np.array([[0.0], [1.0]]))[1, 0]
+
+    assert found == pytest.approx(updated(model, even), rel=1e-9)
+    assert not any(layer._forward_pre_hooks for layer in model.modules())
+    assert (model.twice.momentum, model.block["inner"][1].momentum) == (None, 0.1)
+
+
+def test_recalibration_sees_no_sample_that_only_fills_a_compiled_batch_up(pair, plane, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    made = objective(net(), pair, batch_norm="recalibrate", compile=True, micro_batch=17)
+
+    found = made.evaluate(plane, COORDS[:1])[0, 0]
+
+    assert made.how["micro_batch"] == 17  # whole batches are of 6
+    assert found == pytest.approx(recalibrated(net(), pair), rel=1e-12)
+
+
+@pytest.mark.parametrize(("policy", "naive"), [("batch", by_batch), ("recalibrate", recalibrated)])
+def test_a_batch_norm_that_only_stopped_tracking_has_statistics_all_the_same(pair, plane, policy, naive):
+    model = net()
+    model[1].track_running_stats = False
+
+    found = objective(model, pair, batch_norm=policy).evaluate(plane, COORDS[:1])[0, 0]
+
+    with torch.no_grad():
+        assert found == pytest.approx(float(naive(net(), pair)), rel=1e-12)
+    assert objective(model, pair).about["batch_norm"] == "eval"
+    assert model[1].track_running_stats is False
+
+
+def test_a_subset_is_recalibrated_over_itself(pair):
+    some = gradvis.objective(net(), pair, "cross_entropy", batch_size=6, samples=6, batch_norm="recalibrate")
+    chosen = np.sort(np.random.default_rng(0).choice(sum(SIZES), 6, replace=False))
+
+    there = objective(net(), tuple(part[chosen] for part in pair), batch_norm="recalibrate")
+
+    assert some.about["batches"] == "1 of 6"
+    assert some.measure(some.parameters())["loss"] == there.measure(there.parameters())["loss"]
+
+
+class Stream:
+    """Batches that do not say how many samples they have."""
+
+    def __init__(self, pair, size):
+        self.batches = list(zip(*(torch.tensor(part).split(size) for part in pair), strict=True))
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize(("policy", "same"), [("batch", False), ("recalibrate", False), ("eval", True)])
+def test_two_ways_of_batching_a_stream_are_told_apart_where_they_matter(pair, policy, same):
+    one, other = (
+        gradvis.objective(net(), Stream(pair, size), "cross_entropy", batch_norm=policy, data_budget=0)
+        for size in (6, 9)
+    )
+
+    assert one.about == other.about
+    assert (one.fingerprint() == other.fingerprint()) is same
+
+
+def test_a_plane_of_another_model_has_none_of_this_ones_statistics(pair):
+    """The contract's own example: with another net's statistics a loss of 0.05 was 5.49."""
+    first, second = objective(net(0), pair), objective(net(5), pair)
+    reused = gradvis.random_plane(first, k=1)
+
+    assert first.on(reused).about["batch_norm"] == "eval"
+    assert second.on(reused).about["batch_norm"] == "recalibrate"
+    assert second.restrict("0.*").on(Plane(second.parameters()[:30], np.ones((1, 30)))).about["batch_norm"] == "eval"
+    centre = second.on(reused).evaluate(reused, np.zeros((1, 1)))[0, 0]
+    assert centre == pytest.approx(recalibrated(net(0), pair), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
+def test_stored_statistics_between_checkpoints_are_those_of_the_first(pair):
+    """Not those of the model that the objective was made of, which is neither."""
+    made = objective(net(7), pair, batch_norm="eval")
+
+    surface = gradvis.loss_surface(made, gradvis.plane_between(made, net(0), net(5)), resolution=2, span=(0.0, 1.0))
+
+    x, y = map(torch.tensor, pair)
+    assert float(surface.dataset["loss"][0]) == pytest.approx(F.cross_entropy(net(0)(x), y).item(), rel=1e-12)
+    mixed = net(0)
+    set_point(mixed, objective(net(5), pair).parameters())
+    assert float(surface.dataset["loss"][1]) == pytest.approx(F.cross_entropy(mixed(x), y).item(), rel=1e-9)
+
+
+def test_every_checkpoint_needs_a_name_of_its_own(pair):
+    made = objective(net(0), pair)
+    for names in (["x", "x"], ["x"]):
+        with pytest.raises(ValueError, match="2 names, all different, were wanted, but x"):
+            gradvis.plane_between(made, net(0), net(5), names=names)
+
+
+@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
+def test_a_result_without_a_checkpoint_is_not_one_with_it(pair, tmp_path):
+    made = objective(net(0), pair)
+    plane, out = gradvis.random_plane(made, k=1), tmp_path / "run.zarr"
+    gradvis.loss_surface(made, plane, resolution=3, out=out)
+
+    marked = Plane(plane.origin, plane.directions, plane.about, {"c.pt": net(5)})
+    with pytest.raises(ValueError, match=r"c\.pt"):
+        gradvis.loss_surface(made, marked, resolution=3, out=out)

@@ -149,8 +149,8 @@ def fitting(model: nn.Module, checkpoint: Any) -> Tensors:
         for name, value in own.items()
         if isinstance(value, nn.Parameter) or any(other in stored for other in names[name])
     }
-    found = matched(_states(checkpoint), wanted, names)
-    check_finite(found, wanted)
+    found = matched(_states(checkpoint), wanted, names, source := _called(checkpoint))
+    check_finite(found, wanted, source)
     return {name: found.get(name, value) for name, value in own.items()}
 
 
@@ -165,8 +165,16 @@ def _states(checkpoint: Any, key: str | None = None) -> dict[str, Tensors]:
     content = read(Path(checkpoint)) if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
     found = dict(_walk(content, "", 0))
     if not found:
-        raise ValueError(f"a checkpoint with named tensors was wanted, but {checkpoint!s:.80} holds none")
+        raise ValueError(
+            f"a checkpoint with named tensors was wanted, but {checkpoint!s:.80} holds none; save "
+            "model.state_dict(), or use gradvis.save_checkpoint"
+        )
     return _under(found, key) if key else found
+
+
+def _called(checkpoint: Any) -> str:
+    source = checkpoint.source if isinstance(checkpoint, Checkpoint) else checkpoint
+    return f"the checkpoint {source}" if isinstance(source, (str, os.PathLike)) else "the checkpoint"
 
 
 def _walk(content: Any, where: str, depth: int) -> Iterator[tuple[str, Tensors]]:

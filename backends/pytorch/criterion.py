@@ -12,7 +12,17 @@ from gradvis.backends.pytorch.batch import describe
 from gradvis.backends.pytorch.compute import call
 from gradvis.backends.pytorch.data import sample_count, transfer, versions
 from gradvis.backends.pytorch.guard import seed_forward
-from gradvis.backends.pytorch.losses import LOSSES, METRICS, Term, batch_sum, check_mean, check_targets, moments, term
+from gradvis.backends.pytorch.losses import (
+    LOSSES,
+    METRICS,
+    Term,
+    batch_sum,
+    check_mean,
+    check_targets,
+    known_name,
+    moments,
+    term,
+)
 
 
 class Criterion:
@@ -47,14 +57,17 @@ class Criterion:
         device: torch.device,
     ) -> None:
         if (loss is None) == (batch_loss is None):
-            raise ValueError("either loss or batch_loss was wanted, and not both; loss='cross_entropy', say")
+            raise ValueError(
+                f"one of loss and batch_loss was wanted, but {'neither' if loss is None else 'both'} came; give "
+                "loss='cross_entropy', say"
+            )
         metrics = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
         if batch_loss is not None and metrics:
             raise ValueError("metrics are computed from the outputs, which batch_loss hides; leave one of them out")
         self._batch_loss, self._weight = batch_loss, weight
         self._dtype, self._amp, self._device = dtype, amp, device
         self.sum_dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._loss = loss
+        self._loss, self._metrics = loss, metrics
         self._seen: Tensor | None = None  # the outputs for one sample
         self._copies = False  # set by the first batch if the model writes to its inputs
         self._terms: dict[str, Term] = {}
@@ -63,7 +76,8 @@ class Criterion:
             named = [("loss", first), *map(term, metrics)]
             self._terms = dict(named)
             if len(self._terms) < len(named):
-                raise ValueError(f"every metric needs a name of its own, but they are {[name for name, _ in named]}")
+                came = ", ".join(name for name, _ in named)
+                raise ValueError(f"every metric needs a name of its own, but {came} came; name each once")
         else:
             self.name = getattr(batch_loss, "__name__", "batch_loss")
         self.names = tuple(self._terms) or ("loss",)
@@ -113,7 +127,7 @@ class Criterion:
     @property
     def is_plain(self) -> bool:
         """Whether every term is one of ours by name, in full precision: a function of outputs and targets alone."""
-        return bool(self._terms) and not self._amp and {self.name, *self.names[1:]} <= set(METRICS)
+        return not self._amp and all(known_name(each) in METRICS for each in (self._loss, *self._metrics))
 
     def check(self, batch: Any) -> None:
         """See that the targets of a batch fit the outputs that were seen first.
@@ -139,7 +153,7 @@ class Criterion:
         self.check(batch)
         if callable(self._loss) and not isinstance(self._loss, nn.Module):
             check_mean(self._loss, outputs, batch[1])
-        if self.name not in {"cross_entropy", "CrossEntropyLoss"}:
+        if known_name(self._loss) not in {"cross_entropy", "CrossEntropyLoss"}:
             return
         sums = outputs.float().sum(1)
         if (
@@ -180,4 +194,7 @@ def _first(model: nn.Module, inputs: Any) -> Any:
         return call(model, inputs)
     except (RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"inputs that the model takes were wanted, but {describe(inputs)} came ({reason})") from error
+        raise ValueError(
+            f"inputs that the model takes were wanted, but {describe(inputs)} came ({reason}); give the shape and "
+            "dtype that its forward asks for"
+        ) from error

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 
 from gradvis.backends.pytorch.batch import is_array, leaves
+from gradvis.backends.pytorch.reading import foreign
 from gradvis.notes import note
 
 _NAMES = ("inputs", "targets")
@@ -35,14 +36,22 @@ def read_data(path: str | os.PathLike[str]) -> tuple[tuple[Any, Any], bool]:
     path = Path(path).expanduser()
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"a data file ends in {', '.join(_READERS)}, but {str(path)!r} came")
+        raise ValueError(
+            f"a data file ends in {', '.join(_READERS)}, but {str(path)!r} came; numpy.savez('data.npz', inputs=..., "
+            "targets=...) writes one"
+        )
     if not path.is_file():
-        raise ValueError(f"a data file was wanted, but {path} is {'a folder' if path.is_dir() else 'not there'}")
+        came = "a folder" if path.is_dir() else "not there"
+        raise ValueError(f"a data file was wanted, but {path} is {came}; give the path of one")
     try:
         return reader(path)
     except _ContentError as error:
         raise ValueError(f"{path} {error}") from None
     except (Exception, RecursionError) as error:
+        if kind := foreign(error):
+            raise ValueError(
+                f"a file of tensors was wanted, but {path} is {kind}, which could run code; save a dict of tensors"
+            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"a {path.suffix} file with {' and '.join(_NAMES)} was wanted, but {path} cannot be read ({reason}); "

@@ -55,9 +55,14 @@ def parameter_space(
             that count filters; `()` for an array that is one filter. The first glob that fits counts.
 
     Raises:
-        ValueError: If no parameter is left to move, if one is not real or has no shape yet, or if a glob
+        ValueError: If it is TorchScript, if no parameter is left to move, if one is not real or has no shape yet, or
+            if a glob
             of `filters` fits no weight or names an axis that is not there.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "a network in Python was wanted, but a TorchScript module came; give gradvis-surface its file with --trust"
+        )
     parameters = dict(model.named_parameters())
     if lazy := [name for name, value in chain(parameters.items(), model.named_buffers()) if is_lazy(value)]:
         raise ValueError(

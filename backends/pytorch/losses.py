@@ -109,8 +109,8 @@ def term(what: Any, known: Mapping[str, Term] = METRICS) -> tuple[str, Term]:
     if isinstance(what, nn.Module) and hasattr(what, "reduction"):
         return type(what).__name__, _module(what)
     if not callable(what) or isinstance(what, type):
-        came = f"the class {what.__name__}; make one of it" if isinstance(what, type) else type(what).__name__
-        raise TypeError(f"a loss is a name or a callable f(outputs, targets), but {came} came")
+        came = f"the class {what.__name__} came; call it" if isinstance(what, type) else f"a {type(what).__name__} came"
+        raise TypeError(f"a loss is a name or a callable f(outputs, targets), but {came}")
     return getattr(what, "__name__", type(what).__name__), lambda outputs, targets: (what(outputs, targets), None)
 
 
@@ -157,13 +157,14 @@ def moments(values: Tensor, weights: Tensor | None, size: int, dtype: torch.dtyp
         ValueError: If they are neither one a sample nor one in all.
     """
     if not isinstance(values, Tensor):
-        raise TypeError(f"a loss or metric returns a tensor, but {type(values).__name__} came")
+        came = type(values).__name__
+        raise TypeError(f"a loss or metric returns a tensor, a value a sample or one mean, but a {came} came; mend it")
     if values.ndim == 0:
         return batch_sum(values * size, size, dtype)
     if values.shape[0] != size:
         raise ValueError(
             f"a loss or metric returns one value a sample, ({size}, ...), or one mean, (), "
-            f"but shape {tuple(values.shape)} came"
+            f"but shape {tuple(values.shape)} came; reduce over the other axes only"
         )
     s = values.to(dtype).reshape(size, -1).sum(1)
     units = values[0].numel()
@@ -195,7 +196,7 @@ def check_targets(loss: Any, outputs: Tensor, targets: Any, size: int | None = N
     Raises:
         ValueError: If they are of another kind, shape or length, or out of range.
     """
-    name = _known_name(loss)
+    name = known_name(loss)
     if name is None:
         return
     if not isinstance(targets, Tensor):
@@ -213,13 +214,13 @@ def check_targets(loss: Any, outputs: Tensor, targets: Any, size: int | None = N
             raise ValueError(f"{name} wants targets from 0 to 1, but they go from {low:g} to {high:g}; scale them")
 
 
-def _known_name(loss: Any) -> str | None:
-    """The name of a loss of classes, or of a shape that the targets share; None for others."""
+def known_name(loss: Any) -> str | None:
+    """The name of a loss or metric that is ours or torch's own; None for the user's own, whatever it is called."""
     if isinstance(loss, nn.Module):
         known = type(loss) in {*_ELEMENTWISE, nn.CrossEntropyLoss, nn.NLLLoss}
         return type(loss).__name__ if known else None
     name = _FUNCTIONS.get(loss) if callable(loss) else loss
-    return name if name in LOSSES else None
+    return name if name in METRICS else None
 
 
 def _see_classes(name: str, outputs: Tensor, targets: Tensor, ignored: int) -> None:
@@ -240,8 +241,8 @@ def _see_classes(name: str, outputs: Tensor, targets: Tensor, ignored: int) -> N
         return
     if came != tuple(outputs.shape[2:]):
         raise ValueError(
-            f"{name} wants a class for each {describe(outputs[:, 0])} of outputs {describe(outputs)}, but targets "
-            f"{describe(targets)} came; {_shape_hint(outputs, came)}"
+            f"{name} wants a class for each sample{' and place' * (outputs.ndim > 2)} of outputs "
+            f"{describe(outputs)}, but targets {describe(targets)} came; {_shape_hint(outputs, came)}"
         )
     counted = targets[targets != ignored]
     low, high = (int(end) for end in counted.aminmax()) if counted.numel() else (0, 0)

@@ -18,13 +18,16 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 Tensors = dict[str, Tensor]
 
 
-def matched(states: Mapping[str, Any], wanted: Mapping[str, Tensor], names: Mapping[str, list[str]]) -> Tensors:
+def matched(
+    states: Mapping[str, Any], wanted: Mapping[str, Tensor], names: Mapping[str, list[str]], source: str
+) -> Tensors:
     """The values of the model's own names.
 
     Args:
         states: The states of a checkpoint by their place in it.
         wanted: The model's tensors by their first names.
         names: All the names of each.
+        source: What messages call the checkpoint.
 
     Raises:
         ValueError: If none fits: which names miss, which shapes differ; or if several do.
@@ -34,12 +37,11 @@ def matched(states: Mapping[str, Any], wanted: Mapping[str, Tensor], names: Mapp
     if not good:
         best = max(fits.values(), key=lambda fit: (len(fit.values), len(fit.tensors)))
         raise ValueError(
-            f"the checkpoint does not fit the model: {best.wrong}; "
-            "give the objective of the network that it was saved from"
+            f"{source} does not fit the model: {best.wrong}; give the objective of the network that it was saved from"
         )
     chosen = first(good)
     if chosen is None:
-        raise ValueError(f"several states of the checkpoint fit the model ({listed(good)}); give one as key (--key)")
+        raise ValueError(f"several states of {source} fit the model ({listed(good)}); give one as key (--key)")
     if len(good) > 1:
         note(f"{len(good)} states of the checkpoint fit the model ({listed(good)}): {chosen} is read; --key chooses")
     good[chosen].tell_left_over()
@@ -114,7 +116,7 @@ class _Fit:
             note(f"{len(other)} tensors of the checkpoint are not in the model and are left out ({listed(other)})")
 
 
-def check_finite(found: Tensors, wanted: Mapping[str, Tensor]) -> None:
+def check_finite(found: Tensors, wanted: Mapping[str, Tensor], source: str) -> None:
     """See that weights are numbers; buffers may hold infinities: masks do.
 
     Raises:
@@ -123,8 +125,8 @@ def check_finite(found: Tensors, wanted: Mapping[str, Tensor]) -> None:
     bad = [name for name, value in found.items() if _broken(value, isinstance(wanted[name], nn.Parameter))]
     if bad:
         raise ValueError(
-            f"finite weights were wanted, but {bad[0]} holds NaN or inf ({len(bad)} of {len(found)} tensors do); "
-            "give a checkpoint from before training diverged"
+            f"finite weights were wanted, but in {source} {bad[0]} holds NaN or inf ({len(bad)} of {len(found)} "
+            "tensors do); give a checkpoint from before training diverged"
         )
 
 

@@ -2,7 +2,8 @@
 
 Recalibration is `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018, "Averaging Weights Leads to Wider
 Optima and Better Generalization", section 3.2) with each batch weighted by its samples: one pass over the
-data in training mode, in which running mean and variance become averages over the batches.
+data with batch norms in training mode (dropout stays off), in which running mean and variance become averages
+over the batches.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+Seen = dict[nn.Module, int]  # by layer, how many samples its statistics come from
 
 POLICIES = ("eval", "batch", "recalibrate")
 # Points made from several checkpoints have no statistics of their own.
@@ -48,7 +51,7 @@ def of_each_batch(layers: Sequence[Any]) -> Iterator[None]:
     try:
         for layer in layers:
             layer.training, layer.track_running_stats = True, False
-        with _alone():
+        with _told("batch"):
             yield
     finally:
         for layer, training, track in found:
@@ -56,43 +59,53 @@ def of_each_batch(layers: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def collecting(layers: Sequence[Any]) -> Iterator[Callable[[float], None]]:
-    """Inside, these layers average their statistics over the batches that they see.
+def collecting(layers: Sequence[Any]) -> Iterator[Callable[[int, Seen], None]]:
+    """Inside, these layers average their statistics over all that they see, each batch weighted by its samples.
+
+    A layer that runs several times in one forward pass averages over all of them, as in `update_bn`.
 
     Yields:
-        A function to call before each batch: the weight of its statistics against all before it, 1 for the first.
+        A function to call before each batch, with its number of samples and with what each layer has seen before.
     """
-    found = [(layer, layer.training, layer.momentum) for layer in layers]
+    found = [(layer, layer.training, layer.track_running_stats, layer.momentum) for layer in layers]
+    now: list[Any] = []
 
-    def weigh(share: float) -> None:
-        for layer in layers:
-            layer.momentum = share
+    def weigh(samples: int, seen: Seen) -> None:
+        now[:] = samples, seen
 
+    def see(layer: Any, _inputs: Any) -> None:
+        samples, seen = now
+        seen[layer] = seen.get(layer, 0) + samples
+        layer.momentum = samples / seen[layer]
+
+    handles = [layer.register_forward_pre_hook(see) for layer in layers]
     try:
         for layer in layers:
-            layer.training = True
-        with _alone():
+            layer.training, layer.track_running_stats = True, True
+        with _told("recalibrate"):
             yield weigh
     finally:
-        for layer, training, momentum in found:
-            layer.training, layer.momentum = training, momentum
+        for handle in handles:
+            handle.remove()
+        for layer, training, track, momentum in found:
+            layer.training, layer.track_running_stats, layer.momentum = training, track, momentum
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """What torch says of a batch of one sample, with what to do.
+def _told(policy: str) -> Iterator[None]:
+    """A batch of one sample has no variance: torch says so, and not what to do.
 
     Raises:
-        ValueError: That.
+        ValueError: That says it.
     """
     try:
         yield
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
+        if "more than 1 " not in str(error):
             raise
         raise ValueError(
-            "batch norm wants batches of two samples at least, but one of a single sample came; take another batch "
-            "size, so that the last batch has more, or batch_norm='eval'"
+            f"at least two samples in every batch were wanted, as batch_norm={policy!r} takes their statistics, but a "
+            "batch of one came; take another batch_size, or leave the last sample out"
         ) from error
 
 

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -43,6 +44,7 @@ from gradvis.backends.pytorch.products import Product, curvature, differentiable
 from gradvis.backends.pytorch.state import Run, State
 from gradvis.objective import Objective, summarise
 from gradvis.plane import Plane
+from gradvis.provenance import digest
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 _DATA_SHARE = 4  # a quarter of the free memory may hold data
@@ -111,7 +113,7 @@ class TorchObjective(Objective):
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, but {dtype!r} came")
         self._model, self._threads, self._amp, self._unit = model, threads, dtype == "bfloat16", unit
         self.space, self._include_frozen = parameter_space(model, include_frozen, filters), include_frozen
-        self._norms: list[Any] = [layer for layer in batch_norms(model) if layer.track_running_stats]
+        self._norms: list[Any] = [layer for layer in batch_norms(model) if layer.running_mean is not None]
         self._mixes = mixes_batch(model)
         self._asked, self._policy = batch_norm, chosen_policy(batch_norm, self._norms, self._mixes)
         place = find_device(device, local[0]) if device else next(model.parameters()).device
@@ -234,9 +236,17 @@ class TorchObjective(Objective):
         return {**self.how, **best}
 
     def on(self, plane: Plane) -> TorchObjective:
-        """See `Objective.on`: batch norm has no statistics for points made from several checkpoints."""
-        several = plane.about.get("kind") in SEVERAL and self._asked is None
-        return self._under("recalibrate") if several and self._norms else self
+        """See `Objective.on`.
+
+        What is no parameter of the plane (buffers, frozen parameters) is that of the checkpoint at which the plane is
+        pinned, else the model's. Batch norm has no statistics for points made from several checkpoints, or from another
+        model's parameters.
+        """
+        pinned = [self, *map(self.at, plane.checkpoints.values())]
+        here = next((each for each in pinned if np.array_equal(each.parameters(), plane.origin)), None)
+        foreign = here is None or plane.about.get("kind") in SEVERAL
+        here = here or self
+        return here._under("recalibrate") if foreign and self._asked is None and self._norms else here
 
     def stored(self) -> TorchObjective:
         return self._under("eval") if self._norms else self
@@ -252,7 +262,13 @@ class TorchObjective(Objective):
 
     def fingerprint(self) -> dict[str, str]:
         with generators_kept():
-            return {**self._state.fingerprint(), "data": self._data.digest()}
+            return {**self._state.fingerprint(), "data": self._data.digest(), **self._batching()}
+
+    def _batching(self) -> dict[str, str]:
+        """A digest of how many samples each batch has, where that matters and `about` cannot tell it."""
+        if not (self._batches_count or self._policy == "recalibrate") or self._data.lengths() is not None:
+            return {}
+        return {"batches": digest(np.array([sample_count(batch) for batch in self._data.whole()]))}
 
     def parameters(self) -> Vector:
         return self._state.vector(self._state.tensors())
@@ -307,7 +323,8 @@ class TorchObjective(Objective):
             return self._criterion.sums(model, index, batch, forward)
 
         if self._policy == "recalibrate":
-            found = recalibrated(walk, self._data, measure, self._norms)
+            # Not through the compiled pass, which fills short batches up.
+            found = recalibrated(walk, self._data, partial(self._criterion.sums, model), self._norms)
             one_by_one(walk, self._data.chunks(), measure, sums, lambda point: put(self._norms, found[point]))
             return
         with self._batch_statistics():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from gradvis.backends.pytorch.batch import joined
 from gradvis.backends.pytorch.data import Batches, sample_count
-from gradvis.backends.pytorch.norms import collecting, put, statistics
+from gradvis.backends.pytorch.norms import Seen, collecting, put, statistics
 
 Numbered = tuple[int, Any]
 Measure = Callable[[int, Any], Tensor]  # a batch with its number, to its sums, (q, 3, 3)
@@ -109,24 +110,25 @@ def recalibrated(walk: Walk, data: Batches, measure: Measure, layers: Sequence[n
 
     Returns:
         For each point what `put` takes.
+
+    Raises:
+        RuntimeError: If the device has not the memory for a whole batch.
     """
     whole = enumerate(_in_company(data.whole()))
     chunks: Iterable[list[Numbered]] = [list(whole)] if data.kept is not None else ([batch] for batch in whole)
     fresh = [torch.zeros_like(value) for value in statistics(layers)]
     found: list[list[Tensor]] = [[] for _ in walk.where]
-    seen = 0
+    seen: list[Seen] = [{} for _ in walk.where]
     with collecting(layers) as weigh:
         for chunk in chunks:
             for point, saved in enumerate(found):
                 walk.go(point)
                 put(layers, saved or fresh)
-                total = seen
                 for index, batch in chunk:
-                    total += sample_count(batch)
-                    weigh(sample_count(batch) / total)
-                    measure(index, batch)
+                    weigh(sample_count(batch), seen[point])
+                    with _whole(walk.flat.device):
+                        measure(index, batch)
                 found[point] = statistics(layers)
-            seen = total
     return found
 
 
@@ -141,3 +143,19 @@ def _in_company(batches: Iterable[Any]) -> Iterator[Any]:
         while len(before) > 1:
             yield before.pop(0)
     yield from before
+
+
+@contextmanager
+def _whole(device: torch.device) -> Iterator[None]:
+    """Fewer samples at once are no way out where a whole batch is needed.
+
+    Raises:
+        RuntimeError: If the device runs out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"{device} has not the memory for a whole batch, and batch_norm='recalibrate' takes the statistics of "
+            "each; take a smaller batch_size"
+        ) from error

@@ -42,6 +42,7 @@ _HARMLESS: list[Any] = [
           (pathlib.PureWindowsPath, "WindowsPath"), (pathlib.PureWindowsPath, "PureWindowsPath"),
       )),
 ]  # fmt: skip
+_PLACE = re.compile(r"^\[enforce fail at [^\]]*\] *\. *")  # in the source of torch
 _FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)")
 
 
@@ -139,7 +140,7 @@ def _refusal(path: Path, kind: str) -> str:
 def _reason(error: BaseException) -> str:
     """What torch says of a file, without its advice to load it unsafely."""
     first = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
-    return " ".join(first.split())[:200]
+    return " ".join(_PLACE.sub("", first).partition(". ")[0].split())[:200]
 
 
 def archive_kind(path: Path) -> str | None:

@@ -96,7 +96,7 @@ def _leave(name: str, error: BaseException, scheduler: Scheduler) -> NoReturn:
     sys.exit(code)
 
 
-def _verdict(error: BaseException, name: str) -> tuple[str, int]:
+def _verdict(error: BaseException, name: str = "gradvis") -> tuple[str, int]:
     """The line and the exit status of an error: 2 where the input or the options are wrong, 1 where the run failed."""
     if ended := ending(KeyboardInterrupt() if isinstance(error, click.Abort) else error):
         word, code = ended
@@ -113,11 +113,10 @@ def _verdict(error: BaseException, name: str) -> tuple[str, int]:
 
 def _said(error: BaseException, name: str) -> str:
     """Its message; where click or the system wrote it, with what to do."""
-    if isinstance(error, click.UsageError) and ";" not in error.message:
-        command = error.ctx.command_path if error.ctx else name
-        return f"{error.format_message().rstrip('.')}; {command} --help says what it takes"
     if isinstance(error, click.ClickException):
-        return error.format_message()
+        said, command = error.format_message().rstrip("."), getattr(error, "ctx", None)
+        helped = ";" in said or said.endswith("?") or not isinstance(error, click.UsageError)
+        return said if helped else f"{said}; {command.command_path if command else name} --help says what it takes"
     if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
         return f"cannot use {error.filename}: {error.strerror}; see that the path is right and may be read or written"
     return str(error)

@@ -22,9 +22,7 @@ _COMPUTING = [
     click.option("--samples", type=Whole(1), metavar="N", help="A fixed subset of so many samples."),
     click.option("--loss", metavar="NAME", help="Loss by name, in place of the objective's own."),
     click.option("--metrics", metavar="A,B", multiple=True, help="Metrics by name, in place of the objective's own."),
-    click.option(
-        "--batch-size", type=Whole(1), metavar="N", help="Samples a batch, for data without batches."
-    ),
+    click.option("--batch-size", type=Whole(1), metavar="N", help="Samples a batch, for data without batches."),
     click.option(
         "--batch-norm",
         type=click.Choice(["eval", "batch", "recalibrate"]),
@@ -88,7 +86,11 @@ def resolutions(values: tuple[str, ...]) -> list[int]:
 
 
 def _each(name: str, wanted: str, values: tuple[str, ...], read: Callable[[str], T]) -> list[T]:
-    """The parts of an option, read; an option that was given has at least one."""
+    """The parts of an option, read.
+
+    Raises:
+        click.UsageError: If one cannot be read, or none is there although the option is.
+    """
     given = ",".join(values)
     try:
         found = [read(part) for part in listed(values)]

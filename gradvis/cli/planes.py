@@ -111,4 +111,6 @@ def _check_fits(result: Surface, objective: Objective, wanted: Wanted) -> None:
             "take a result of the same architecture"
         )
     if wanted.dims not in {None, result.plane.k}:
-        raise ValueError(f"the plane of {wanted.kind} has --dims {result.plane.k}, but {wanted.dims} came; leave it out")
+        raise ValueError(
+            f"the plane of {wanted.kind} has --dims {result.plane.k}, but {wanted.dims} came; leave it out"
+        )

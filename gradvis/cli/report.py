@@ -96,8 +96,8 @@ def _bytes(number: int) -> str:
 
 def found(surface: Surface, path: Path, pictures: list[Path]) -> str:
     """The last lines: the numbers to know, where the files are, and what to do with them."""
-    center, spread = surface.center["loss"], surface.center.get("loss_stderr")
-    lines = [f"loss at the centre {center:.4g}" + (f" +- {spread:.2g}" if spread is not None and np.isfinite(spread) else "")]
+    center, spread = surface.center["loss"], surface.center.get("loss_stderr", np.nan)
+    lines = [f"loss at the centre {center:.4g}" + (f" +- {spread:.2g}" if np.isfinite(spread) else "")]
     loss = surface.dataset["loss"]
     finite = loss.where(np.isfinite(loss))
     if finite.notnull().any():

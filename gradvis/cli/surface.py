@@ -41,9 +41,7 @@ _PICTURES = tuple(suffix[1:] for suffix in PICTURES)
 @click.option("--normalize", type=click.Choice(["filter", "layer", "none"]), help="Of random planes [default: filter]")
 @click.option("--include-bias", is_flag=True, help="Move biases and norm parameters too.")
 @click.option("--orthogonal", is_flag=True, help="Make the directions orthogonal, filter by filter.")
-@click.option(
-    "--dims", type=Whole(1, 3), metavar="1|2|3", help="A line, a plane or a volume [default: a plane]"
-)
+@click.option("--dims", type=Whole(1, 3), metavar="1|2|3", help="A line, a plane or a volume [default: a plane]")
 @click.option(
     "--span", metavar="A:B", multiple=True, help="One for each axis [default: -1:1; between checkpoints -0.5:1.5]"
 )
