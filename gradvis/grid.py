@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from gradvis.arrays import Values
-from gradvis.notes import note
 from gradvis.plane import Plane
 
 AXES = ("alpha", "beta", "gamma")
@@ -37,10 +36,7 @@ def grid(k: int, span: Span | Sequence[Span] = 1.0, resolution: int | Sequence[i
     """
     sizes = _each(RESOLUTIONS[k] if resolution is None else resolution, k, "resolution")
     spans = _each([span] * k if _is_pair(span) else span, k, "span")
-    axes = {name: _axis(*pair) for name, *pair in zip(AXES[:k], spans, sizes, strict=True)}
-    if any(points[0] == -points[-1] and points.size % 2 == 0 for points in axes.values()):
-        note("an even resolution has no point at the centre; the loss there is stored in any case, as center")
-    return axes
+    return {name: _axis(*pair) for name, *pair in zip(AXES[:k], spans, sizes, strict=True)}
 
 
 def grid_on(

@@ -28,6 +28,7 @@ from gradvis.tiles import Tiles, tile_shape
 
 # Ours: enough tiles that ranks end together and a kill loses little; loading the data anew costs more a tile.
 _TILES, _TILES_STREAMED, _TILES_A_RANK = 256, 64, 16
+_POINTS = 8  # of a tile at least, if the ranks have tiles enough: each call of `evaluate` has its own cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,8 @@ def _tell_missed_centre(axes: Mapping[str, Values]) -> None:
 def _tile(axes: Mapping[str, Values], objective: Objective, ranks: int) -> tuple[int, ...]:
     shape = tuple(map(len, axes.values()))
     tiles = max(_TILES_STREAMED if objective.streamed else _TILES, _TILES_A_RANK * ranks)
-    return tile_shape(shape, max(objective.points, prod(shape) // tiles))
+    few = min(_POINTS, prod(shape) // (_TILES_A_RANK * ranks))
+    return tile_shape(shape, max(objective.points, prod(shape) // tiles, few, 1))
 
 
 def _center(objective: Objective, plane: Plane) -> Values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import gradvis
+from gradvis.backends.pytorch.norms import of_each_batch
 from gradvis.notes import Note
 from gradvis.plane import Plane
+from tests.launch import PYTHON, mpirun
 
 SIZES = [6, 6, 5]  # the last batch is ragged
 
@@ -398,6 +401,26 @@ def test_a_plane_of_another_model_has_none_of_this_ones_statistics(pair):
 
 
 @pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
+def test_a_part_takes_the_policies_of_the_whole_and_holds_the_rest_where_it_stood(pair):
+    model = net(0)
+    part = objective(model, pair).restrict("0.*")
+    line = gradvis.plane_between(part, net(0), net(5))
+    found = part.on(line).evaluate(line, np.array([[0.0], [1.0]]))
+    mixed = net(0)
+    mixed[0].load_state_dict(net(5)[0].state_dict())
+
+    assert part.on(line).about["batch_norm"] == "recalibrate"
+    assert part.on(line).stored().about["batch_norm"] == "eval"
+    assert part.on(line).about["parameters"] == "0.*"
+    assert found[:, 0] == pytest.approx([recalibrated(net(0), pair), recalibrated(mixed, pair)], rel=1e-9)
+    with torch.no_grad():
+        model[7].weight += 1
+    again = part.on(line).again({"micro_batch": 3})
+    assert again.how["micro_batch"] == 3
+    np.testing.assert_allclose(again.evaluate(line, np.array([[0.0], [1.0]])), found, rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
 def test_stored_statistics_between_checkpoints_are_those_of_the_first(pair):
     """Not those of the model that the objective was made of, which is neither."""
     made = objective(net(7), pair, batch_norm="eval")
@@ -427,3 +450,58 @@ def test_a_result_without_a_checkpoint_is_not_one_with_it(pair, tmp_path):
     marked = Plane(plane.origin, plane.directions, plane.about, {"c.pt": net(5)})
     with pytest.raises(ValueError, match=r"c\.pt"):
         gradvis.loss_surface(made, marked, resolution=3, out=out)
+
+
+def test_statistics_of_each_batch_leave_the_running_ones_still():
+    layer = nn.BatchNorm1d(3).double().eval()
+    x = torch.tensor(np.random.default_rng(0).normal(size=(5, 3)))
+
+    with of_each_batch([layer]):
+        found = layer(x)
+
+    torch.testing.assert_close(found, (x - x.mean(0)) / (x.var(0, correction=0) + layer.eps).sqrt())
+    assert layer.running_mean.tolist() == [0, 0, 0]
+    assert layer.num_batches_tracked == 0
+    assert not layer.training
+    assert layer.track_running_stats
+
+
+SURFACES = """
+import sys
+import numpy as np, torch, gradvis
+from torch import nn
+
+def surfaces():
+    rng = np.random.default_rng(3)
+    pair = rng.normal(size=(17, 4)).astype(np.float32), rng.integers(0, 3, 17)
+    for norm in (nn.BatchNorm1d, nn.LayerNorm):  # recalibrated point by point; points together by vmap
+        torch.manual_seed(0)
+        first, second = (nn.Sequential(nn.Linear(4, 5), norm(5), nn.Tanh(), nn.Linear(5, 3)).eval() for _ in range(2))
+        made = gradvis.objective(first, pair, "cross_entropy", batch_size=6, threads=1)
+        surface = gradvis.loss_surface(made, gradvis.plane_between(made, first, second), resolution=70)
+        assert (made.points, surface.about["objective"]["batch_norm"]) in {(1, "recalibrate"), (32, None)}
+        yield surface.dataset["loss"].values, [list(mark.plane.values()) for mark in surface.checkpoints]
+"""
+
+
+@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
+def test_two_ranks_give_the_bits_of_one_under_recalibration_and_by_vmap(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        SURFACES
+        + """
+from gradvis.schedule import default_scheduler
+found = [np.append(loss, marks) for loss, marks in surfaces()]
+assert default_scheduler().size == 2
+if default_scheduler().is_root:
+    np.save(sys.argv[1], found)
+"""
+    )
+
+    done = mpirun(2, PYTHON, script, tmp_path / "found.npy", timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    here: dict[str, Any] = {}
+    exec(SURFACES, here)
+    alone = [np.append(loss, marks) for loss, marks in here["surfaces"]()]
+    assert np.load(tmp_path / "found.npy").tobytes() == np.array(alone).tobytes()

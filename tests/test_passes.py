@@ -191,6 +191,68 @@ def test_batches_that_cannot_be_cut_say_so(pair):
         objective.measure(objective.parameters())
 
 
+def test_recalibration_needs_room_for_a_whole_batch(pair):
+    model = nn.Sequential(Hungry(23), nn.BatchNorm1d(3))
+    objective = gradvis.objective(model, pair, "cross_entropy", batch_size=8, batch_norm="recalibrate")
+    model[0].room = 7
+
+    with pytest.raises(RuntimeError, match="cpu has not the memory for a whole batch.*; take a smaller batch_size"):
+        objective.measure(objective.parameters())
+
+    assert 7 not in model[0].seen  # fewer samples at once were no help, and were not tried
+
+
+@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
+def test_after_the_batches_room_is_found_for_the_values(pair):
+    """Batches of 4 fit; the 23 samples that go through together afterwards do not."""
+    model = nn.Sequential(Hungry(99), nn.BatchNorm1d(3)).double()
+    options = {"batch_size": 4, "batch_norm": "recalibrate", "micro_batch": 23}
+    wanted = gradvis.objective(model, pair, "cross_entropy", **options)
+    plane = gradvis.random_plane(wanted)
+    roomy = wanted.evaluate(plane, coords(3))
+    model[0].room = 5
+
+    tight = gradvis.objective(model, pair, "cross_entropy", **options)
+
+    np.testing.assert_allclose(tight.evaluate(plane, coords(3)), roomy, rtol=1e-12)
+    assert tight.how["micro_batch"] == 5
+    assert wanted.again(tight.how).how["micro_batch"] == 5
+
+
+@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
+def test_a_compiled_pass_shrinks_with_the_micro_batch(pair, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    model = Hungry(99)
+    objective = gradvis.objective(model, pair, "cross_entropy", micro_batch=23, compile=True, dtype="float64")
+    theta = objective.parameters()
+    wanted = objective.measure(theta)["loss"]
+
+    assert objective.again({"micro_batch": 9}).measure(theta)["loss"] == pytest.approx(wanted, rel=1e-12)
+    assert model.seen[-3:] == [9, 9, 9]  # 9, 9 and 5, filled up
+    model.room = 6
+    assert objective.measure(theta)["loss"] == pytest.approx(wanted, rel=1e-12)
+    assert model.seen[-5:] == [5] * 5
+
+
+def test_a_buffer_that_a_forward_pass_writes_is_put_back_before_every_point(pair):
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.last(x) * self.calls
+
+    objective = gradvis.objective(Counting(), pair, "cross_entropy", micro_batch=8)
+    plane = gradvis.random_plane(objective)
+
+    found = objective.evaluate(plane, np.zeros((3, 2)))
+
+    assert found[1:].tobytes() == found[:1].tobytes() * 2
+
+
 # ---------------------------------------------------------------------- tuning
 
 

@@ -41,18 +41,15 @@ def read_data(path: str | os.PathLike[str]) -> tuple[tuple[Any, Any], bool]:
             "targets=...) writes one"
         )
     if not path.is_file():
-        came = "a folder" if path.is_dir() else "not there"
-        raise ValueError(f"a data file was wanted, but {path} is {came}; give the path of one")
+        raise ValueError(f"a data file was wanted, but {path} is {'a folder' if path.is_dir() else 'not there'}")
     try:
         return reader(path)
     except _ContentError as error:
         raise ValueError(f"{path} {error}") from None
     except (Exception, RecursionError) as error:
-        if kind := foreign(error):
-            raise ValueError(
-                f"a file of tensors was wanted, but {path} is {kind}, which could run code; save a dict of tensors"
-            ) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if kind := foreign(error):
+            reason = f"Weights only load failed: {kind}"
         raise ValueError(
             f"a {path.suffix} file with {' and '.join(_NAMES)} was wanted, but {path} cannot be read ({reason}); "
             "it may be cut short or damaged"

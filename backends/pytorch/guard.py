@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ def remembered(model: nn.Module) -> Callable[[], None]:
         for rewind in rewinds:
             rewind()
         for now, before in zip(tables, found, strict=True):
+            if len(now) == len(before) and all(map(is_, now.values(), before.values())):
+                continue
             for name in {name for table in (now, before) for name, value in table.items() if isinstance(value, Tensor)}:
                 if name in before:
                     now[name] = before[name]

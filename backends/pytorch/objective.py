@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from gradvis.backends.pytorch.norms import SEVERAL, chosen_policy, of_each_batch
 from gradvis.backends.pytorch.passes import Walk, one_by_one, recalibrated, together
 from gradvis.backends.pytorch.products import Product, curvature, differentiable, slope, summed
 from gradvis.backends.pytorch.state import Run, State
+from gradvis.notes import note
 from gradvis.objective import Objective, summarise
 from gradvis.plane import Plane
 from gradvis.provenance import digest
@@ -242,11 +243,13 @@ class TorchObjective(Objective):
         pinned, else the model's. Batch norm has no statistics for points made from several checkpoints, or from another
         model's parameters.
         """
-        pinned = [self, *map(self.at, plane.checkpoints.values())]
-        here = next((each for each in pinned if np.array_equal(each.parameters(), plane.origin)), None)
-        foreign = here is None or plane.about.get("kind") in SEVERAL
-        here = here or self
-        return here._under("recalibrate") if foreign and self._asked is None and self._norms else here
+        pinned = chain([self], map(self.at, plane.checkpoints.values()))
+        here = next((each for each in pinned if _same(each.parameters(), plane.origin)), None)
+        if not self._norms or self._asked is not None or (here and plane.about.get("kind") not in SEVERAL):
+            return here or self
+        if here is None:
+            note("the plane is pinned at other parameters than the model's: batch norm is recalibrated at every point")
+        return (here or self)._under("recalibrate")
 
     def stored(self) -> TorchObjective:
         return self._under("eval") if self._norms else self
@@ -313,7 +316,7 @@ class TorchObjective(Objective):
 
     def _add_up(self, model: nn.Module, walk: Walk, sums: Tensor) -> None:
         """The sums of each point, by the way that was chosen."""
-        if self.points > 1 and self._policy != "recalibrate":
+        if self.points > 1:
             measure_at = functional(model, self.space, self._criterion)
             together(walk, self._data.chunks(), measure_at, sums, self.points)
             return
@@ -409,3 +412,8 @@ class TorchObjective(Objective):
             raise ValueError(f"operator must be 'hessian', but {operator!r} came")
         along = torch.as_tensor(np.asarray(vectors), dtype=self._state.dtype, device=self._state.device)
         return self._accumulate(theta, len(along), curvature(along))
+
+
+def _same(one: Vector, other: Vector) -> bool:
+    """Whether two vectors are one point, in whichever dtype."""
+    return np.array_equal(one.astype(np.float32), other.astype(np.float32))

@@ -58,18 +58,21 @@ def _run(command: click.Command, name: str, words: list[str]) -> None:
 def _hear_notes(name: str, *, speaks: bool, quiet: bool) -> None:
     """Until the filters are restored: notes are lines of ours, and only one rank tells any warning."""
     told = warnings.showwarning
+    said: set[str] = set()
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int,
         file: TextIO | None = None, line: str | None = None,
     ) -> None:  # fmt: skip
-        if issubclass(category, Note):
-            tqdm.write(f"{name}: note: {_one_line(str(message))}", file=sys.stderr)  # not into a progress bar
-        else:
+        text = _one_line(str(message))
+        if not issubclass(category, Note):
             told(message, category, filename, lineno, file, line)
+        elif text not in said:
+            said.add(text)
+            tqdm.write(f"{name}: note: {text}", file=sys.stderr)  # not into a progress bar
 
     warnings.showwarning = show
-    warnings.simplefilter("once", Note)
+    warnings.simplefilter("always", Note)  # "once" begins anew wherever filters change, and in every module
     if quiet:
         warnings.simplefilter("ignore", Note)
     if not speaks:
