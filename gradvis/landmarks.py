@@ -69,9 +69,9 @@ def landmarks(objective: Objective, plane: Plane, scheduler: Scheduler) -> tuple
 
 def _apart(landmark: Landmark, objective: Objective) -> str:
     policy = objective.about.get("batch_norm")
-    why = f" (batch_norm={policy})" if policy else ""
+    own, why = ("statistics", f" (batch_norm={policy})") if policy else ("buffers", "")
     return (
-        f"{landmark.name} has the loss {landmark.own['loss']:.4g} with its own buffers, but its place on the plane "
+        f"{landmark.name} has the loss {landmark.own['loss']:.4g} with its own {own}, but its place on the plane "
         f"has {landmark.plane['loss']:.4g}{why}, {landmark.apart:.0%} apart; both are stored"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 
 import numpy as np
@@ -95,6 +96,28 @@ def test_code_that_vmap_cannot_run_goes_the_plain_way(pair):
 
     assert objective.points == 1
     assert np.isfinite(objective.evaluate(gradvis.random_plane(objective), coords(3))).all()
+
+
+class Noisy(Branching):
+    """Draws anew at every call: the plain loop seeds each batch with its number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x * random.random())
+
+
+class Peeking(Branching):
+    """Another function under vmap than alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x) * (2 if torch._C._functorch.maybe_current_level() else 1)
+
+
+@pytest.mark.parametrize("kind", [Noisy, Peeking])
+def test_what_would_have_other_values_together_goes_the_plain_way(pair, kind):
+    objective = gradvis.objective(kind(), pair, "cross_entropy")
+
+    assert is_dense(kind())
+    assert objective.points == 1
 
 
 def test_options_that_the_plain_loop_must_serve_keep_points_apart(pair):
@@ -228,7 +251,7 @@ def test_a_compiled_pass_shrinks_with_the_micro_batch(pair, monkeypatch):
     wanted = objective.measure(theta)["loss"]
 
     assert objective.again({"micro_batch": 9}).measure(theta)["loss"] == pytest.approx(wanted, rel=1e-12)
-    assert model.seen[-3:] == [9, 9, 9]  # 9, 9 and 5, filled up
+    assert model.seen[-3:] == [9, 9, 9]  # 8, 8 and 7, filled up
     model.room = 6
     assert objective.measure(theta)["loss"] == pytest.approx(wanted, rel=1e-12)
     assert model.seen[-5:] == [5] * 5

@@ -69,9 +69,9 @@ def remembered(model: nn.Module) -> Callable[[], None]:
 
 def _rewind(value: Any) -> Callable[[], Any] | None:
     """Puts a random generator back to where it is now; None for anything else."""
-    if isinstance(value, torch.Generator):
+    if type(value) is torch.Generator:  # isinstance would ask its metaclass, for every attribute of every layer
         return partial(value.set_state, value.get_state())
-    if isinstance(value, np.random.Generator):
+    if type(value) is np.random.Generator:
         return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
     return None
 
