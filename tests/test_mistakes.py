@@ -5,8 +5,10 @@ import re
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ import torch
 import gradvis
 from gradvis.cli.door import enter
 from gradvis.cli.main import plot_command, program, surface_command
+from gradvis.notes import note
 from tests.launch import LAUNCHERS, mpirun, run
 
 COMMANDS = {"gradvis-surface": surface_command, "gradvis-plot": plot_command, "gradvis": program}
@@ -384,9 +387,8 @@ def test_an_even_resolution_says_once_that_it_has_no_centre(command):
     shutil.rmtree("even.zarr")
     notes = [line for line in lines if line.startswith("gradvis-surface: note: ")]
     assert (status, len(notes)) == (0, 1)
-    assert notes[0].endswith(
-        "an even resolution has no point at the centre; the loss there is stored in any case, as center"
-    )
+    assert "= 0 (4 points from -1 to 1" in notes[0]
+    assert "centre is stored in any case" in notes[0]
     assert center == pytest.approx(gradvis.open("done.zarr").center["loss"], rel=1e-6)
 
 
@@ -428,3 +430,17 @@ def test_on_several_ranks_the_line_comes_once(folder, status, arguments, words):
     assert done.stderr.count(words) == 1, done.stderr
     assert done.stderr.count("gradvis-surface: error: ") == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_note_is_said_once_whoever_changes_the_filters_meanwhile(capsys):
+    def twice():
+        for _ in range(2):
+            note("a fact")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="0"):
+        enter(click.Command("try", callback=twice), "try", [])
+    signal.signal(signal.SIGTERM, handler)
+    assert capsys.readouterr().err == "try: note: a fact\n"
