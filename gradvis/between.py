@@ -41,8 +41,8 @@ def plane_between(objective: Objective, *checkpoints: Any, names: Sequence[str] 
         plane.project(thetas[:1])
     except ValueError as error:
         raise ValueError(
-            f"checkpoints that differ were wanted, but {', '.join(names)} lie on fewer than {plane.k} dimensions; "
-            "leave out the one that is there twice"
+            f"checkpoints that differ were wanted, but {', '.join(names)} lie on fewer dimensions than {plane.k}: two "
+            "of them are the same, or three lie on a line; leave one out"
         ) from error
     return plane
 

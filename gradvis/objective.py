@@ -297,4 +297,5 @@ def _backend(model: Any) -> ModuleType:
         framework = kind.__module__.partition(".")[0]
         if framework in _BACKENDS and framework in sys.modules:
             return import_module(_BACKENDS[framework])
-    raise TypeError(f"model must be a torch.nn.Module or a keras.Model, but {type(model).__name__} came")
+    came = f"the class {model.__name__} came; call it" if isinstance(model, type) else f"{type(model).__name__} came"
+    raise TypeError(f"model must be a torch.nn.Module or a keras.Model, but {came}")

@@ -103,6 +103,11 @@ class ParameterSpace:
                 return block
         raise KeyError(f"no parameter is called {name!r}; there are {[block.name for block in self.blocks]}")
 
+    @property
+    def names(self) -> list[str]:
+        """Its blocks in words, name and shape: another architecture has others, though it may be as large."""
+        return [f"{block.name} {' x '.join(map(str, block.shape))}" for block in self]
+
     def split(self, theta: Vector) -> dict[str, np.ndarray]:
         """Each block's values by name, in its own shape: views, not copies.
 

@@ -137,6 +137,7 @@ def loss_surface(
     scheduler.agree({**identity["fingerprint"], "plane": digest(plane.origin, plane.directions)})
     about = {**(provenance or {}), "plane": dict(plane.about), "objective": objective.about, "how": objective.how}
     about |= {"versions": versions(), "fingerprint": identity["fingerprint"], "ranks": scheduler.size}
+    about["space"] = digest("; ".join(objective.space.names).encode())
     if out is None:
         return _in_memory(objective, plane, tiles, about, scheduler, progress)
     scheduler.share(

@@ -238,11 +238,16 @@ def test_a_plane_of_other_dimensions_or_another_space_is_refused(command):
     run, _ = command
     run("a.pt", "--dims", "1", "--resolution", "3")
     torch.save(nn.Linear(4, 3).state_dict(), "small.pt")
+    torch.save({f"1.{name}": value for name, value in torch.load("a.pt")["state_dict"].items()}, "same_size.pt")
     Path("small.py").write_text(
         FILE + "\ndef small():\n    return gradvis.objective(nn.Linear(4, 3), data(0), 'cross_entropy')\n"
+        "\ndef other():\n    model = nn.Sequential(nn.Identity(), network(0))\n"
+        "    return gradvis.objective(model, data(0), 'cross_entropy')\n"
     )
 
     with pytest.raises(ValueError, match="the plane of a.surface.zarr .* 1, but 2 came; leave it out"):
         run("a.pt", "--plane", "a.surface.zarr", "--dims", "2", "--out", "other.zarr")
     with pytest.raises(ValueError, match="33 parameters, but MODEL has 15; take a result of the same architecture"):
         run("small.pt", "--plane", "a.surface.zarr", "--objective", "small.py:small")
+    with pytest.raises(ValueError, match="other layers, though with as many parameters as MODEL"):
+        run("same_size.pt", "--plane", "a.surface.zarr", "--objective", "small.py:other")

@@ -173,7 +173,7 @@ def test_a_result_survives_one_end_after_another_and_comes_out_the_same(whole, f
 
 
 ROOM = """
-mount -t tmpfs -o size=300k tmpfs small || exit 99
+mount -t tmpfs -o size=150k tmpfs small || exit 99
 "$@"; echo status $?
 mount -o remount,size=20m small
 "$@"; echo status $?

@@ -259,7 +259,7 @@ SURFACES = {
     ),
     "a plane through one twice": (
         ["model.pt", "--plane", "between", "--through", "model.pt"],
-        "checkpoints that differ were wanted, but .* leave out the one that is there twice",
+        "checkpoints that differ were wanted, but .* two of them are the same, or three lie on a line; leave one out",
     ),
     "through without between": (["model.pt", "--through", "wide.pt"], "--plane between; give that, or leave --through"),
     "normalised between": (

@@ -283,7 +283,7 @@ def test_marks_survive_the_disk(pair, tmp_path):
 
 def test_the_same_checkpoint_twice_spans_no_plane(pair):
     made = objective(net(0), pair)
-    with pytest.raises(ValueError, match="leave out the one that is there twice"):
+    with pytest.raises(ValueError, match="two of them are the same, or three lie on a line; leave one out"):
         gradvis.plane_between(made, net(0), net(5), net(5))
     with pytest.raises(ValueError, match="two, three or four of them, but 1 came"):
         gradvis.plane_between(made, net(0))

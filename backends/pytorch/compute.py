@@ -35,6 +35,8 @@ def find_device(name: str | torch.device, local_rank: int) -> torch.device:
     Raises:
         ValueError: If there is none of that name here.
     """
+    if not str(name) or str(name).startswith("meta"):
+        raise ValueError(f"a device that computes was wanted, but {str(name)!r} came; try --device cpu")
     name = str(name).replace("rocm", "cuda") if torch.version.hip else name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -44,7 +46,7 @@ def find_device(name: str | torch.device, local_rank: int) -> torch.device:
             device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
             f"a device that is there was wanted, but {name} is not ({reason}); try --device cpu"
         ) from error

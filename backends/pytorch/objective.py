@@ -117,7 +117,7 @@ class TorchObjective(Objective):
         self._norms: list[Any] = [layer for layer in batch_norms(model) if layer.running_mean is not None]
         self._mixes = mixes_batch(model)
         self._asked, self._policy = batch_norm, chosen_policy(batch_norm, self._norms, self._mixes)
-        place = find_device(device, local[0]) if device else next(model.parameters()).device
+        place = find_device(device, local[0]) if device is not None else next(model.parameters()).device
         self._state = State(model, self.space, place, _DTYPES.get(dtype or "", own_dtype(model)))
         self._criterion = Criterion(
             loss, batch_loss, weight, metrics, dtype=self._state.dtype, amp=self._amp, device=place

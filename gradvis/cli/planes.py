@@ -15,6 +15,7 @@ from gradvis.between import names_of, plane_between
 from gradvis.directions import random_plane
 from gradvis.objective import Objective
 from gradvis.plane import Plane
+from gradvis.provenance import digest
 from gradvis.surface import Surface
 
 KINDS = ("random", "between")
@@ -109,6 +110,11 @@ def _check_fits(result: Surface, objective: Objective, wanted: Wanted) -> None:
         raise ValueError(
             f"the plane of {wanted.kind} has points of {result.plane.d} parameters, but MODEL has {objective.space.d}; "
             "take a result of the same architecture"
+        )
+    if result.about.get("space") not in {None, digest("; ".join(objective.space.names).encode())}:
+        raise ValueError(
+            f"the plane of {wanted.kind} belongs to a network with other layers, though with as many parameters as "
+            "MODEL; take a result of the same architecture"
         )
     if wanted.dims not in {None, result.plane.k}:
         raise ValueError(
