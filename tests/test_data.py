@@ -176,7 +176,7 @@ data._ROOM = 4 << 20
 place = lambda batch: data.transfer(batch, torch.device("cpu"), torch.float32)
 for path in sys.argv[1:]:
     before = anonymous()
-    batches = data.load(path, place, 8, 1 << 40, True)
+    batches = data.load(path, place, 4, 1 << 40, True)
     total, most = 0, 0
     for chunk in batches.chunks():
         total += sum(float(batch[0].sum()) for _, batch in chunk)

@@ -66,7 +66,7 @@ def suffer():
 def objective():
     return Bowl(np.linspace(1, 2, 9), minimum=np.linspace(-1, 1, 9), rotate_seed=0)
 """
-FEW = ("bowl.npy", "--objective", "bowl.py:objective", "--resolution", "13", "--plot", "none", "--quiet")
+FEW = ("bowl.npy", "--objective", "bowl.py:objective", "--resolution", "33", "--plot", "none", "--quiet")
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_result_survives_one_end_after_another_and_comes_out_the_same(whole, f
         assert len(ours(err)) == (line is not None), err
         assert line is None or re.match(f"gradvis-surface: {line}", ours(err)[0]), err
         before, reached = reached, int(gradvis.open(folder / "run.zarr").done.sum())
-        assert before < reached < 169, (fate, err)
+        assert before < reached < 33 * 33, (fate, err)
 
     finished = mpirun(2, SURFACE, *FEW, "--out", "run.zarr", cwd=folder, launcher=launcher)
 
@@ -173,7 +173,7 @@ def test_a_result_survives_one_end_after_another_and_comes_out_the_same(whole, f
 
 
 ROOM = """
-mount -t tmpfs -o size=150k tmpfs small || exit 99
+mount -t tmpfs -o size=300k tmpfs small || exit 99
 "$@"; echo status $?
 mount -o remount,size=20m small
 "$@"; echo status $?

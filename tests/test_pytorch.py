@@ -363,10 +363,10 @@ def test_batch_losses_of_each_form(pair, batch_loss):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "either loss or batch_loss was wanted"),
+        ({}, "one of loss and batch_loss was wanted, but neither came"),
         ({"loss": "cross_entropi"}, "did you mean 'cross_entropy'"),
         ({"loss": "accuracy"}, "no loss"),
-        ({"loss": "mse", "batch_loss": lambda m, b: 0}, "either loss or batch_loss"),
+        ({"loss": "mse", "batch_loss": lambda m, b: 0}, "one of loss and batch_loss was wanted, but both came"),
         ({"batch_loss": lambda m, b: 0, "metrics": ["accuracy"]}, "which batch_loss hides"),
         ({"batch_loss": lambda m, b: m(b[0]).mean()}, "say over how many items with weight"),
         ({"loss": lambda o, t: o[:1]}, "returns one value a sample"),
