@@ -204,15 +204,18 @@ def net_without_seed():
             lambda pair: gradvis.objective(nn.Linear(6, 4, dtype=torch.complex64), pair, "cross_entropy"),
             "real floating",
         ),
-        (lambda pair: gradvis.objective(net(), pair, lambda o, t: (o, t)), "returns a tensor, but tuple came"),
+        (
+            lambda pair: gradvis.objective(net(), pair, lambda o, t: (o, t)),
+            "a value a sample or one mean, but a tuple came",
+        ),
         (
             lambda pair: gradvis.objective(net(), pair, nn.CrossEntropyLoss),
-            "the class CrossEntropyLoss; make one of it",
+            "the class CrossEntropyLoss came; call it",
         ),
         (lambda pair: gradvis.objective(Twice(), pair, "cross_entropy"), "returns a tuple; pass batch_loss"),
         (
             lambda pair: gradvis.objective(net(), pair, batch_loss=lambda m, b: None),
-            "returns a tensor, but NoneType came",
+            "a value a sample or one mean, but a NoneType came",
         ),
     ],
 )

@@ -158,7 +158,9 @@ def moments(values: Tensor, weights: Tensor | None, size: int, dtype: torch.dtyp
     """
     if not isinstance(values, Tensor):
         came = type(values).__name__
-        raise TypeError(f"a loss or metric returns a tensor, a value a sample or one mean, but a {came} came; mend it")
+        raise TypeError(
+            f"a loss or metric returns a tensor, a value a sample or one mean, but a {came} came; let it return one"
+        )
     if values.ndim == 0:
         return batch_sum(values * size, size, dtype)
     if values.shape[0] != size:
