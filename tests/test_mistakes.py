@@ -197,7 +197,7 @@ SURFACES = {
     "a function of the network": (["model.pt", "--objective", "net.py:network"], "but it returned a Net$"),
     "no return": (["model.pt", "--objective", "net.py:nothing"], "must return an Objective, .* it returned nothing$"),
     "probabilities": (["model.pt", "--objective", "net.py:probabilities"], "takes logits, but .* probabilities; leave"),
-    "a loss that is a number": (["model.pt", "--objective", "net.py:plain_number"], "a tensor, .* a float came; let it"),
+    "a loss that is a number": (["model.pt", "--objective", "net.py:plain_number"], "a tensor, .* a float came; let"),
     "a loss of another length": (["model.pt", "--objective", "net.py:other_length"], r"but shape \(7,\) came; reduce"),
     "no loss": (["model.pt", "--objective", "net.py:no_loss"], "one of loss and batch_loss .* neither came; give"),
     "a class as loss": (["model.pt", "--objective", "net.py:a_class"], "the class CrossEntropyLoss came; call it$"),
