@@ -9,24 +9,31 @@ __version__ = "0.1.0"
 
 from gradvis.between import plane_between
 from gradvis.directions import random_plane
-from gradvis.objective import Objective, objective, save_checkpoint
+from gradvis.objective import Objective, objective, record, save_checkpoint
 from gradvis.plane import Plane
+from gradvis.recording import Recording
 from gradvis.results import open  # noqa: A004 - the contract's name
 from gradvis.schedule import TaskError
 from gradvis.space import Block, ParameterSpace
 from gradvis.surface import Surface, loss_surface
+from gradvis.trajectory import Trajectory, principal_plane, project_trajectory
 
 __all__ = [
     "Block",
     "Objective",
     "ParameterSpace",
     "Plane",
+    "Recording",
     "Surface",
     "TaskError",
+    "Trajectory",
     "loss_surface",
     "objective",
     "open",
     "plane_between",
+    "principal_plane",
+    "project_trajectory",
     "random_plane",
+    "record",
     "save_checkpoint",
 ]

@@ -15,6 +15,7 @@ AXES = ("alpha", "beta", "gamma")
 RESOLUTIONS = {1: 201, 2: 51, 3: 21}
 _MOST = 10**6  # points an axis; ours: more are a slip of the finger
 # Between checkpoints, half a step beyond each of them is seen too.
+_MARGIN = 0.2  # contract: a principal plane shows its path's box and 20 % more
 SPANS: Mapping[str, tuple[float, float]] = {"between": (-0.5, 1.5)}
 
 Span = float | tuple[float, float]
@@ -49,7 +50,27 @@ def grid_on(
     """
     if plane.k not in RESOLUTIONS:
         raise ValueError(f"a surface lies on a plane of 1, 2 or 3 dimensions, but this one has {plane.k}")
+    if span is None and "box" in plane.about:
+        span = around(plane.about["box"])
     return grid(plane.k, SPANS.get(str(plane.about.get("kind")), 1.0) if span is None else span, resolution)
+
+
+def around(box: Sequence[Sequence[float]], margin: float = _MARGIN) -> list[tuple[float, float]]:
+    """A span for each axis of a path's box, with a share of its extent more on each side.
+
+    An axis along which the path does not move is as long as the longest one.
+
+    Raises:
+        ValueError: If the margin is negative or no number.
+
+    >>> around([[0.0, 10.0], [-1.0, 0.0]])
+    [(-2.0, 12.0), (-1.2, 0.2)]
+    """
+    if not (np.isfinite(margin) and margin >= 0):
+        raise ValueError(f"margin is a share of the path's extent, 0 or more, but {margin:g} came; give one as 0.2")
+    longest = max((high - low for low, high in box), default=0) or 1.0
+    wide = [(low, high) if high > low else (low - longest / 2, high + longest / 2) for low, high in box]
+    return [(low - margin * (high - low), high + margin * (high - low)) for low, high in wide]
 
 
 def _is_pair(span: Any) -> bool:

@@ -20,6 +20,9 @@ from gradvis.provenance import differences, digest
 
 Array: TypeAlias = zarr.Array[Any]
 
+Fixed: TypeAlias = Mapping[str, tuple[tuple[str, ...], Values]]  # arrays and their dims by name
+NOTHING: Fixed = {}
+
 _PLANE_CHUNK = 2**26  # bytes
 _CHECKSUM = Crc32cCodec()  # tells a torn chunk; losses hardly compress
 _FLAT: Any = {"name": "default", "separator": "."}  # no folders within an array: clusters count inodes
@@ -27,23 +30,36 @@ _FLAT: Any = {"name": "default", "separator": "."}  # no folders within an array
 _WRITE_ALL: Any = {"write_empty_chunks": True}
 
 
-def create(folder: Path, about: Mapping[str, Any], axes: Mapping[str, Values], chunk: tuple[int, ...]) -> zarr.Group:
-    """A new group with its axes written and its metrics empty; `seal` it when all is there."""
+def create(
+    folder: Path, about: Mapping[str, Any], axes: Mapping[str, Values], chunk: tuple[int, ...], fixed: Fixed = NOTHING
+) -> zarr.Group:
+    """A new group with its axes and what is fixed written, and its metrics empty; `seal` it when all is there."""
     group = zarr.create_group(folder, attributes={"gradvis": dict(about)})
     names, metrics = tuple(axes), list(about["metrics"])
     for name, points in axes.items():
         _array(group, name, (len(points),), (name,))[:] = points
     for metric in metrics:
         _array(group, metric, tuple(map(len, axes.values())), names, chunk)
+    for name, (dims, array) in fixed.items():
+        _array(group, name, array.shape, dims)[...] = array
     _array(group, "center", (len(metrics),), ("metric",)).update_attributes({"metrics": metrics})
     return group
 
 
+def read_fixed(group: zarr.Group, about: Mapping[str, Any]) -> Fixed:
+    """What was known when the group was made.
+
+    Raises:
+        ValueError: If a part is missing or torn.
+    """
+    return {name: (tuple(dims), read_whole(group, name)) for name, dims in about.get("fixed", {}).items()}
+
+
 def write_compact(
-    folder: Path, about: Mapping[str, Any], axes: Mapping[str, Values], values: Values, center: Values
+    folder: Path, about: Mapping[str, Any], axes: Mapping[str, Values], values: Values, center: Values, fixed: Fixed
 ) -> None:
     """A new group that has each metric, (*shape, q), in one chunk, and the centre, (q,)."""
-    group = create(folder, about, axes, values.shape[:-1])
+    group = create(folder, about, axes, values.shape[:-1], fixed)
     for column, name in enumerate(about["metrics"]):
         open_array(group, name)[...] = values[..., column]
     open_array(group, "center")[:] = center
@@ -112,13 +128,17 @@ def read_whole(group: zarr.Group, name: str) -> Any:
 
 
 def as_dataset(
-    about: Mapping[str, Any], axes: Mapping[str, Values], values: Values, center: Values | None
+    about: Mapping[str, Any],
+    axes: Mapping[str, Values],
+    values: Values,
+    center: Values | None,
+    fixed: Fixed = NOTHING,
 ) -> xarray.Dataset:
     """What `xarray.open_zarr` makes of a group with these values, (*shape, q) and (q,) or None."""
     metrics = list(about["metrics"])
     data: dict[str, Any] = {name: (tuple(axes), values[..., column]) for column, name in enumerate(metrics)}
     data["center"] = ("metric", np.full(len(metrics), np.nan) if center is None else center, {"metrics": metrics})
-    return xarray.Dataset(data, coords=dict(axes), attrs={"gradvis": about})
+    return xarray.Dataset({**data, **fixed}, coords=dict(axes), attrs={"gradvis": about})
 
 
 def as_json(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,19 +165,21 @@ def describe(
     identity: Mapping[str, Any],
     provenance: Mapping[str, Any],
     plane: Plane,
+    fixed: Fixed = NOTHING,
 ) -> dict[str, Any]:
     """What a new result says of itself; see `gradvis.store.prepare`.
 
     Raises:
         StoreError: If a metric's name cannot be an array of the group.
     """
-    _check_names(axes, metrics)
+    _check_names({**axes, **fixed}, metrics)
     about = {**provenance, "format": FORMAT, "kind": kind, "complete": False}
     about |= {"axes": list(axes), "metrics": list(metrics), "tile": list(tile), "plane": dict(plane.about)}
+    about |= {"fixed": {name: list(dims) for name, (dims, _) in fixed.items()}} if fixed else {}
     return as_json({**about, "identity": {**identity, **_identity_of(kind, axes, metrics, plane)}})
 
 
-def _check_names(axes: Mapping[str, Values], metrics: tuple[str, ...]) -> None:
+def _check_names(axes: Mapping[str, Any], metrics: tuple[str, ...]) -> None:
     """See that metrics can be arrays of the group.
 
     Raises:

@@ -41,6 +41,42 @@ def surface(result: Any) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
+def trajectory(result: Any) -> str:
+    """Of a Trajectory."""
+    about, tracks = result.about, result.tracks
+    objective = about["objective"]
+    name = str(objective.get("loss", "loss")).replace("_", " ")
+    runs = ", ".join(f"{len(track.steps)} of {track.name}" for track in tracks)
+    off = max(float(track.off_plane.max()) for track in tracks)
+    sentences = [
+        f"The checkpoints of {objective.get('model', 'the model')} ({runs}) were projected "
+        f"{_onto(about['plane'])} by least squares; the largest distance from the plane is {off:.4g}.",
+        f"The {name}, {_mean(objective)} of the data, was evaluated in {objective.get('dtype', 'float64')} for each "
+        "checkpoint with its own parameters and buffers, and for its place on the plane.",
+        _BATCH_NORM.get(str(objective.get("batch_norm")), "").replace("at every point", "at every point of the plane"),
+        f"Computed with gradvis {about['versions']['gradvis']} (after {_GRADVIS}).",
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _onto(plane: Mapping[str, Any]) -> str:
+    """What a trajectory was dropped on, with how much of it the plane holds."""
+    if plane.get("kind") != "pca":
+        return f"onto a plane {_plane(plane)}"
+    numbers = " and ".join(map(str, plane["components"]))
+    shares = " and ".join(f"{100 * share:.1f} %" for share in plane["explained_variance"])
+    walk = plane.get("random_walk")
+    null = (
+        f"; a random walk of as many steps would have {' and '.join(f'{100 * each:.1f} %' for each in walk)}"
+        if walk
+        else ""
+    )
+    about = "about the last checkpoint" if plane.get("anchored") else f"about the mean over time ({_LI})"
+    return (
+        f"onto principal components {numbers}, pinned at the last checkpoint ({shares} of the variance {about}{null})"
+    )
+
+
 def _mean(objective: Mapping[str, Any]) -> str:
     """Over what it was taken; a subset says of how many, and with which seed it was drawn."""
     count, unit, subset = objective.get("samples"), objective.get("unit", "sample"), objective.get("subset")
@@ -63,6 +99,9 @@ def _plane(plane: Mapping[str, Any]) -> str:
     if plane.get("kind") == "between":
         names = [str(name) for name in plane["checkpoints"]]
         return f"through {', '.join(names[:-1])} and {names[-1]}, at 0 and at 1 of each axis, along their differences"
+    if plane.get("kind") == "pca":
+        numbers = " and ".join(map(str, plane["components"]))
+        return f"along principal components {numbers} of {plane['checkpoints']} checkpoints ({_LI})"
     if plane.get("kind") != "random":
         return "along given directions"
     still = "" if plane.get("include_bias") else "; biases and normalisation parameters were held still"

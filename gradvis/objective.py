@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib import import_module
 from os import PathLike
 from types import ModuleType
@@ -21,6 +22,19 @@ import numpy as np
 from gradvis.arrays import Matrix, Values, Vector
 from gradvis.plane import Plane
 from gradvis.space import ParameterSpace
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A checkpoint that is read in parts, so that many need not be held at once.
+
+    Attributes:
+        read: Gives a slice of its vector; what is not finite comes as it is.
+        rest: A digest of all else that belongs to the state: buffers and frozen parameters.
+    """
+
+    read: Callable[[slice], Vector]
+    rest: Callable[[], str]
 
 
 class Objective(ABC):
@@ -62,6 +76,11 @@ class Objective(ABC):
         Raises:
             ValueError: If the checkpoint is of another architecture.
         """
+
+    def reader(self, checkpoint: Any) -> Reader:
+        """The same, to be read in parts."""
+        theta = self.read(checkpoint)
+        return Reader(theta.__getitem__, lambda: self.at(checkpoint).fingerprint().get("buffers", ""))
 
     @abstractmethod
     def at(self, checkpoint: Any) -> Objective:
@@ -160,6 +179,17 @@ class Restricted(Objective):
 
     def read(self, checkpoint: Any) -> Vector:
         return self.whole.read(checkpoint)[self._index]
+
+    def reader(self, checkpoint: Any) -> Reader:
+        whole = self.whole.reader(checkpoint)
+
+        def read(part: slice) -> Vector:
+            places = self._index[part]
+            turns = np.flatnonzero(np.diff(places) != 1) + 1
+            runs = [run for run in np.split(places, turns) if run.size]
+            return np.concatenate([whole.read(slice(int(run[0]), int(run[-1]) + 1)) for run in runs])
+
+        return Reader(read, whole.rest)
 
     def at(self, checkpoint: Any) -> Objective:
         return Restricted(self.whole.at(checkpoint), self.pattern)
@@ -272,6 +302,22 @@ def objective(model: Any, data: Any = None, loss: Any = None, **options: Any) ->
     unused.clear()
     made: Objective = _backend(model).objective(model, **{"data": data, "loss": loss, **options, **given})
     return made
+
+
+def record(model: Any, optimizer: Any = None, *, out: str | PathLike[str], **options: Any) -> Any:
+    """Record training: parameters, buffers, loss, learning rate and gradient norms of every so-manieth step.
+
+    Args:
+        model: A `torch.nn.Module`.
+        optimizer: Its optimizer, whose steps are counted; without one, `save` records.
+        out: The recording, a folder.
+        **options: `every_n_steps`, `objective`, `parameters`, `disk_budget` and more: see
+            `gradvis.backends.pytorch.record`.
+
+    Returns:
+        A `Recorder`, a context manager; `log(loss=...)` tells it what a hook cannot see.
+    """
+    return _backend(model).record(model, optimizer, out=out, **options)
 
 
 def save_checkpoint(path: str | PathLike[str], model: Any, objective: str | None = None, **extra: Any) -> None:

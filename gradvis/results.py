@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from os import PathLike
+from typing import TypeAlias
 
 from gradvis.folder import read_about
+from gradvis.recording import Recording
 from gradvis.surface import Surface, open_surface
+from gradvis.trajectory import Trajectory, open_trajectory
 
-_KINDS = {"surface": open_surface}
+Result: TypeAlias = Surface | Trajectory | Recording
+
+_KINDS: dict[str, Callable[[str | PathLike[str]], Result]] = {
+    "surface": open_surface,
+    "trajectory": open_trajectory,
+    "recording": Recording,
+}
 
 
-def open(path: str | PathLike[str]) -> Surface:  # noqa: A001 - gradvis.open, as the contract has it
+def open(path: str | PathLike[str]) -> Result:  # noqa: A001 - gradvis.open, as the contract has it
     """A result from its folder, finished or not.
 
     Raises:

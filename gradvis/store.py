@@ -36,6 +36,7 @@ def prepare(
     identity: Mapping[str, Any],
     provenance: Mapping[str, Any],
     plane: Plane,
+    fixed: layout.Fixed = layout.NOTHING,
     fresh: bool = False,
 ) -> Path | None:
     """Make the folder of a result, or find the same result there to go on with. For the root alone.
@@ -51,7 +52,8 @@ def prepare(
         tile: Points of a tile along each axis; a result that is there keeps its own.
         identity: What the numbers depend on; JSON values. Kind, metrics, axes and plane are added here.
         provenance: What else is worth knowing later; JSON values.
-        plane: Where the axes lie, with a direction for each.
+        plane: Where the axes lie, with a direction for each; or where the places of a path lie.
+        fixed: What is known already, beside the metrics: dims and values by name.
         fresh: Move a result that is there aside, and start anew.
 
     Returns:
@@ -60,13 +62,13 @@ def prepare(
     Raises:
         StoreError: If something else is there, or the folder cannot be written. What is there stays.
     """
-    about = layout.describe(kind, axes, metrics, tile, identity, provenance, plane)
+    about = layout.describe(kind, axes, metrics, tile, identity, provenance, plane, fixed)
     place = restored(path)
     with explained(f"cannot write {place.name}", "nothing that was there is lost; make room, or give another --out"):
         vacant = folder.is_vacant(place)
         if vacant or fresh:
             with folder.building(place) as new:
-                layout.write_plane(layout.create(new, about, axes, tile), plane)
+                layout.write_plane(layout.create(new, about, axes, tile, fixed), plane)
                 layout.seal(new)
                 moved = None if vacant else folder.move_aside(place)
                 if folder.arrived(new, place):
@@ -272,7 +274,8 @@ class Store:
         self._load()
         with self._sound():
             values, mask = self._grid()
-            return layout.as_dataset(self.about, self.tiles.axes, values, self.read_center()), mask
+            fixed = layout.read_fixed(self._group, self.about)
+            return layout.as_dataset(self.about, self.tiles.axes, values, self.read_center(), fixed), mask
 
     def _grid(self) -> tuple[Values, NDArray[np.bool_]]:
         """The values of every point, (*shape, q), and which points are done, (*shape)."""
@@ -321,7 +324,8 @@ class Store:
             raise StoreError(f"{self.path.name} lacks {np.sum(~mask)} points or its centre; run the same command again")
         about = layout.as_json({**self.about, **extra, "complete": True})
         with folder.building(self.path) as new:
-            layout.write_compact(new, about, self.tiles.axes, values, center)
+            fixed = layout.read_fixed(self._group, self.about)
+            layout.write_compact(new, about, self.tiles.axes, values, center, fixed)
             folder.link_tree(self.path / "plane", new / "plane")
             layout.seal(new)
             self._check_place()  # a run that has finished it since may be deleting `new`

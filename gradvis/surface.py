@@ -15,6 +15,7 @@ import xarray
 from numpy.typing import NDArray
 
 from gradvis.arrays import Values
+from gradvis.filling import fill, in_memory, keep_center
 from gradvis.grid import Span, grid_on
 from gradvis.landmarks import Landmark, as_records, from_records, landmarks
 from gradvis.layout import as_dataset
@@ -22,9 +23,12 @@ from gradvis.notes import note
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.provenance import digest, versions
-from gradvis.schedule import Progress, Scheduler, default_scheduler
+from gradvis.schedule import Scheduler, default_scheduler
 from gradvis.store import Store, prepare
 from gradvis.tiles import Tiles, tile_shape
+from gradvis.tracks import Track
+from gradvis.tracks import as_records as track_records
+from gradvis.tracks import from_records as tracks_from
 
 # Ours: enough tiles that ranks end together and a kill loses little; loading the data anew costs more a tile.
 _TILES, _TILES_STREAMED, _TILES_A_RANK = 256, 64, 16
@@ -61,6 +65,11 @@ class Surface:
     def checkpoints(self) -> tuple[Landmark, ...]:
         """The checkpoints on its plane, with their own metrics and those of their places."""
         return from_records(self.about.get("checkpoints", []))
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """The training runs that were dropped on its plane."""
+        return tracks_from(self.about.get("tracks", []))
 
     def plot(self, path: str | PathLike[str] | None = None, **options: Any) -> Any:
         """Draw it, and write it if a path is given; see `gradvis.plots.plot` for the options.
@@ -103,6 +112,7 @@ def loss_surface(
     scheduler: Scheduler | None = None,
     progress: Callable[[int, int], None] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    tracks: Sequence[Track] = (),
 ) -> Surface:
     """Evaluate the objective on a grid of a plane.
 
@@ -111,7 +121,7 @@ def loss_surface(
             the plane: `recalibrate` for one through several checkpoints.
         plane: Where; of one to three dimensions. Its checkpoints are measured too, each with its own buffers.
         span: See `grid`; in units of the plane's directions. -1 to 1 where not given, between checkpoints
-            -0.5 to 1.5.
+            -0.5 to 1.5, on a principal plane the box of its path and 20 % more.
         resolution: See `grid`.
         out: A folder that grows as tiles come in. If it holds the same surface unfinished, that is gone
             on with; if it holds another, it is left alone and ValueError says what differs.
@@ -119,6 +129,7 @@ def loss_surface(
         scheduler: Who computes: MPI if launched with several ranks, else this process.
         progress: Called on the root with the points done and their number, as tiles come in.
         provenance: More to record with the result.
+        tracks: Training runs on this plane (`trajectory.tracks`), to be kept and drawn with it.
 
     Raises:
         ValueError: If an argument does not fit, or the result at `out` is another one.
@@ -128,7 +139,8 @@ def loss_surface(
     progress = progress if scheduler.is_root else None
     objective = objective.on(plane)
     axes = grid_on(plane, span, resolution)
-    _tell_missed_centre(axes)
+    if "box" not in plane.about and not tracks:  # which go round a path
+        _tell_missed_centre(axes)
     tiles = Tiles(axes, _tile(axes, objective, scheduler.size))
     identity: dict[str, Any] = {"objective": objective.about, "fingerprint": objective.fingerprint()}
     if plane.checkpoints:  # they are measured too, and need not span the plane
@@ -138,6 +150,7 @@ def loss_surface(
     about = {**(provenance or {}), "plane": dict(plane.about), "objective": objective.about, "how": objective.how}
     about |= {"versions": versions(), "fingerprint": identity["fingerprint"], "ranks": scheduler.size}
     about["space"] = digest("; ".join(objective.space.names).encode())
+    about |= {"tracks": track_records(tracks)} if tracks else {}
     if out is None:
         return _in_memory(objective, plane, tiles, about, scheduler, progress)
     scheduler.share(
@@ -148,10 +161,14 @@ def loss_surface(
     )  # fmt: skip
     store = Store(out)
     objective = objective.again(store.about["how"])
-    _check_center(store, _center(objective, plane), objective, scheduler)
+    keep_center(store, _center(objective, plane), objective, scheduler)
     if not store.complete:
         marks = landmarks(objective, plane, scheduler)
-        how = _fill(store, objective, plane, scheduler, progress)
+
+        def compute(tile: int) -> Values:
+            return objective.evaluate(plane, store.tiles.points(tile))
+
+        how = fill(store, compute, objective, scheduler, progress)
         scheduler.share(lambda: store.finish({"how": how, "checkpoints": as_records(marks)}))
     return open_surface(out)
 
@@ -174,69 +191,16 @@ def _center(objective: Objective, plane: Plane) -> Values:
     return objective.evaluate(plane, np.zeros((1, plane.k)))[0]
 
 
-def _check_center(store: Store, now: Values, objective: Objective, scheduler: Scheduler) -> None:
-    """Keep the centre; or, on resume, see that it is still the same: loss code is in no fingerprint."""
-
-    def keep_or_compare() -> None:
-        before = store.read_center()
-        if before is None:
-            store.write_center(now)
-        elif not np.allclose(
-            before, now, rtol=1e-9 if objective.about.get("dtype") == "float64" else 1e-4, equal_nan=True
-        ):
-            column = objective.metrics.index("loss")
-            raise ValueError(
-                f"the loss at the centre was {before[column]:.8g} when {store.path.name} was begun and is "
-                f"{now[column]:.8g} now, so the code of the loss or the model has changed; give another --out, or "
-                "--fresh to move the result aside"
-            )
-
-    scheduler.share(keep_or_compare)
-
-
-def _fill(store: Store, objective: Objective, plane: Plane, scheduler: Scheduler, progress: Any) -> Mapping[str, Any]:
-    """Compute the tiles that are not there, and tell how, at the least (a device may have run out of memory)."""
-    done = scheduler.share(store.done)
-    todo = [tile for tile in store.tiles.order() if not done[tile]]
-
-    def task(index: int) -> Mapping[str, Any]:
-        store.write(todo[index], objective.evaluate(plane, store.tiles.points(todo[index])))
-        return objective.how
-
-    try:
-        hows = scheduler.map(task, len(todo), _counted(store.tiles, todo, progress))
-    except BaseException as error:  # Ctrl-C and SIGTERM too: the door tells it
-        error.add_note(f"what is done is kept in {store.path.name}: the same command goes on with it")
-        raise
-    return min([store.about["how"], *hows], key=lambda how: how.get("micro_batch") or 0)
-
-
-def _counted(tiles: Tiles, todo: list[int], progress: Callable[[int, int], None] | None) -> Progress | None:
-    """Tiles to points: those that were there before count as done."""
-    if progress is None:
-        return None
-    total = prod(tiles.shape)
-    sizes = np.array([len(tiles.points(tile)) for tile in todo])
-    reached = total - sizes.sum() + np.concatenate([[0], np.cumsum(sizes)])
-    progress(int(reached[0]), total)
-    return lambda count: progress(int(reached[count]), total)
-
-
 def _in_memory(
     objective: Objective, plane: Plane, tiles: Tiles, about: dict[str, Any], scheduler: Scheduler, progress: Any
 ) -> Surface:
-    order = tiles.order()
     center = _center(objective, plane)
     marks = landmarks(objective, plane, scheduler)
-    parts = scheduler.map(
-        lambda index: objective.evaluate(plane, tiles.points(order[index])),
-        tiles.count,
-        _counted(tiles, order, progress),
-    )
-    values = np.empty((*tiles.shape, len(objective.metrics)))
-    for tile, part in zip(order, parts, strict=True):
-        where = tiles.slices(tile)
-        values[where] = part.reshape(values[where].shape)
+
+    def compute(tile: int) -> Values:
+        return objective.evaluate(plane, tiles.points(tile))
+
+    values = in_memory(tiles, compute, len(objective.metrics), scheduler, progress)
     about |= {"kind": "surface", "complete": True, "metrics": list(objective.metrics), "tile": list(tiles.tile)}
     about |= {"how": objective.how, "checkpoints": as_records(marks)}
     return Surface(as_dataset(about, tiles.axes, values, center), plane, np.ones(tiles.shape, bool), about)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from gradvis.backends.pytorch.matching import Tensors, all_names, bare, check_finite, first, listed, matched
 from gradvis.backends.pytorch.reading import foreign, load, plain_file, read
+from gradvis.notes import note
+from gradvis.recording import Recorded
 
 _MARK = "gradvis"
 _DEEPEST = 6
@@ -46,7 +48,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, objective: s
     Raises:
         ValueError: If the objective is not named as FILE.py:NAME, or something could not be read back.
     """
-    _check_named(objective)
+    check_named(objective)
     if taken := {"state_dict", _MARK} & set(extra):
         raise ValueError(f"{min(taken)} is what gradvis.save_checkpoint writes itself; give the extra another name")
     if Path(path).suffix == ".safetensors":
@@ -62,7 +64,12 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, objective: s
         partial.unlink(missing_ok=True)
 
 
-def _check_named(objective: str | None) -> None:
+def check_named(objective: str | None) -> None:
+    """See that an objective is named as files may name it: by a file of the folder from which commands are run.
+
+    Raises:
+        ValueError: If not.
+    """
     if objective is None:
         return
     file, _, name = objective.partition(":")
@@ -128,7 +135,7 @@ def read_tensors(checkpoint: Any, key: str | None = None) -> Tensors:
     return {bare(name): value for name, value in found[chosen].items()}
 
 
-def fitting(model: nn.Module, checkpoint: Any) -> Tensors:
+def fitting(model: nn.Module, checkpoint: Any, mapped: bool = False) -> Tensors:
     """A checkpoint's values of the model's parameters and buffers, each by its first name in the model.
 
     Wrappers' prefixes are looked through; of tied weights one name is enough; a prefix that all names
@@ -136,33 +143,64 @@ def fitting(model: nn.Module, checkpoint: Any) -> Tensors:
 
     Args:
         model: Says which names and shapes are wanted; it is not touched.
-        checkpoint: A path, a module, a mapping of tensors under any keys, or a `Checkpoint`.
+        checkpoint: A path, a module, a mapping of tensors under any keys, a `Checkpoint`, or a recorded step.
+        mapped: Leave in the file what a file can be read from in parts, and unchecked whether it is finite.
 
     Raises:
         ValueError: If it is of another architecture, if several states in it fit, or if weights are not finite.
     """
     own: Tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    stored = model.state_dict()
-    names = all_names(model)
+    wanted = _wanted(model, own, checkpoint)
+    found = matched(_states(checkpoint, mapped=mapped), wanted, all_names(model), source := _called(checkpoint))
+    if not mapped:
+        check_finite(found, wanted, source)
+    return {name: found.get(name, value) for name, value in own.items()}
+
+
+def places(model: nn.Module, recorded: Recorded) -> dict[str, str]:
+    """What a recording calls the model's parameters and buffers, by the model's names; nothing is read.
+
+    Raises:
+        ValueError: If it is of another architecture.
+    """
+    recording = recorded.recording
+    parts = {**recording.blocks, **recording.buffers}
+    stored = {n: torch.empty(p.shape, dtype=getattr(torch, p.dtype), device="meta") for n, p in parts.items()}
+    own: Tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found = matched({"": stored}, _wanted(model, own, recorded), all_names(model), _called(recorded))
+    called = {id(value): name for name, value in stored.items()}
+    return {name: called[id(value)] for name, value in found.items()}
+
+
+def _wanted(model: nn.Module, own: Tensors, checkpoint: Any) -> Tensors:
+    """What a checkpoint must have: parameters and the buffers of a state_dict, but for what was not recorded."""
+    stored, names = model.state_dict(), all_names(model)
     wanted = {
         name: value
         for name, value in own.items()
         if isinstance(value, nn.Parameter) or any(other in stored for other in names[name])
     }
-    found = matched(_states(checkpoint), wanted, names, source := _called(checkpoint))
-    check_finite(found, wanted, source)
-    return {name: found.get(name, value) for name, value in own.items()}
+    if not isinstance(checkpoint, Recorded) or not (left_out := checkpoint.recording.about.get("left_out")):
+        return wanted
+    ends = [f".{name}" for name in left_out]
+    missing = {n for n in wanted if any(end.endswith(f".{bare(other)}") for other in names[n] for end in ends)}
+    if missing:
+        called = checkpoint.recording.path.name
+        note(f"{called} has not {listed(sorted(missing))} ({len(missing)} in all): these stay as the model has them")
+    return {name: value for name, value in wanted.items() if name not in missing}
 
 
-def _states(checkpoint: Any, key: str | None = None) -> dict[str, Tensors]:
+def _states(checkpoint: Any, key: str | None = None, mapped: bool = False) -> dict[str, Tensors]:
     """Every mapping of tensors in a checkpoint, by its place, dotted; those of the key if one is given.
 
     Raises:
         ValueError: If there are none.
     """
     if isinstance(checkpoint, Checkpoint):
-        return _states(checkpoint.source, key or checkpoint.key)
-    content = read(Path(checkpoint)) if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
+        return _states(checkpoint.source, key or checkpoint.key, mapped)
+    if isinstance(checkpoint, Recorded):
+        return {"": {name: torch.from_numpy(value) for name, value in checkpoint.tensors().items()}}
+    content = read(Path(checkpoint), mapped) if isinstance(checkpoint, (str, os.PathLike)) else checkpoint
     found = dict(_walk(content, "", 0))
     if not found:
         raise ValueError(
@@ -181,14 +219,15 @@ def _walk(content: Any, where: str, depth: int) -> Iterator[tuple[str, Tensors]]
     content = content.state_dict() if isinstance(content, nn.Module) else content
     if not isinstance(content, Mapping) or depth > _DEEPEST:
         return
-    own = {str(name): value for name, value in content.items() if _is_plain(value)}
+    own = {str(name): value for name, value in content.items() if is_plain(value)}
     if own:
         yield where, own
     for name, value in content.items():
         yield from _walk(value, f"{where}.{name}".lstrip("."), depth + 1)
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor whose numbers lie there one by one."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
 
 

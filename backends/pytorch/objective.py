@@ -43,7 +43,7 @@ from gradvis.backends.pytorch.passes import Walk, one_by_one, recalibrated, toge
 from gradvis.backends.pytorch.products import Product, curvature, differentiable, slope, summed
 from gradvis.backends.pytorch.state import Run, State
 from gradvis.notes import note
-from gradvis.objective import Objective, summarise
+from gradvis.objective import Objective, Reader, summarise
 from gradvis.plane import Plane
 from gradvis.provenance import digest
 
@@ -278,6 +278,9 @@ class TorchObjective(Objective):
 
     def read(self, checkpoint: Any) -> Vector:
         return self._state.vector(self._state.of(checkpoint))
+
+    def reader(self, checkpoint: Any) -> Reader:
+        return self._state.reader(checkpoint)
 
     def at(self, checkpoint: Any) -> TorchObjective:
         other = copy.copy(self)

@@ -46,14 +46,18 @@ _PLACE = re.compile(r"^\[enforce fail at [^\]]*\] *\. *")  # in the source of to
 _FOREIGN = re.compile(r"GLOBAL (\S+)|Unsupported class (\S+)")
 
 
-def read(path: Path) -> Any:
+def read(path: Path, mapped: bool = False) -> Any:
     """All that a checkpoint holds: a file's content, or the tensors of a sharded one by name.
+
+    Args:
+        path: The file or folder.
+        mapped: See `load`.
 
     Raises:
         ValueError: If there is none, or it is damaged, or loading it could run code.
     """
     path = located(path)
-    return _sharded(path) if path.name.endswith(_INDEX) else load(path)
+    return _sharded(path, mapped) if path.name.endswith(_INDEX) else load(path, mapped=mapped)
 
 
 def plain_file(path: Path) -> Path | None:
@@ -100,12 +104,13 @@ def _inside(folder: Path) -> Path:
     raise ValueError(f"a checkpoint was wanted in the folder {folder} ({looked}), but there is {came}; give one file")
 
 
-def load(path: Path, where: str = "cpu") -> Any:
+def load(path: Path, where: str = "cpu", mapped: bool = False) -> Any:
     """The content of a file.
 
     Args:
         path: The file.
         where: On which device the tensors are to be; on `meta`, their data is not read.
+        mapped: Whether tensors stay in the file until they are used, where it is of a form that allows it.
 
     Raises:
         ValueError: If it is damaged, or loading it could run code.
@@ -115,10 +120,11 @@ def load(path: Path, where: str = "cpu") -> Any:
     if kind := archive_kind(path):
         raise ValueError(_refusal(path, kind))
     known = torch.serialization.get_safe_globals()
+    mapped = mapped and zipfile.is_zipfile(path)
     with path.open("rb") as file:  # a file that may not be read is the system's refusal, no damage
         try:
             with torch.serialization.safe_globals([kind for kind in _HARMLESS if kind not in known]):
-                return torch.load(file, map_location=where, weights_only=True)
+                return torch.load(path if mapped else file, map_location=where, weights_only=True, mmap=mapped)
         except Exception as error:
             if kind := foreign(error):
                 raise ValueError(_refusal(path, kind)) from error
@@ -177,7 +183,7 @@ def _safetensors(path: Path) -> Any:
         ) from error
 
 
-def _sharded(index: Path) -> dict[str, Any]:
+def _sharded(index: Path, mapped: bool) -> dict[str, Any]:
     """The tensors of all files that an index names.
 
     Raises:
@@ -191,7 +197,7 @@ def _sharded(index: Path) -> dict[str, Any]:
     for file, names in files.items():
         if file not in beside:
             raise ValueError(f"{index} names the shard {file!r:.80}, but no such file lies beside it; fetch all shards")
-        shard = load(index.parent / file)
+        shard = load(index.parent / file, mapped=mapped)
         if not isinstance(shard, dict) or (missing := [name for name in names if name not in shard]):
             raise ValueError(
                 f"{index} places {(missing if isinstance(shard, dict) else names)[0]} in {file}, but it is not there; "

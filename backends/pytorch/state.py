@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradvis.arrays import Vector
 from gradvis.backends.pytorch.checkpoints import fitting
 from gradvis.backends.pytorch.guard import remembered, untouched
+from gradvis.backends.pytorch.slices import slices
+from gradvis.objective import Reader
+from gradvis.recording import Recorded
 from gradvis.space import ParameterSpace
 
 T = TypeVar("T")
@@ -52,6 +56,30 @@ class State:
             ValueError: If it is of another architecture.
         """
         return {name: value.detach().clone() for name, value in fitting(self.model, checkpoint).items()}
+
+    def reader(self, checkpoint: Any) -> Reader:
+        """A checkpoint in parts: a file stays a file, of which the system keeps what it has room for."""
+        if isinstance(checkpoint, Recorded):
+            part_of, rest = slices(self.model, self.space, self.dtype, checkpoint)
+            return Reader(part_of, lambda: _digest((left := rest()), left))
+        found = fitting(self.model, checkpoint, mapped=True)
+        blocks = list(self.space)
+        starts = np.array([block.start for block in blocks])
+
+        def read(part: slice) -> Vector:
+            first, last = (int(np.searchsorted(starts, at, "right")) for at in (part.start, part.stop - 1))
+            pieces = [self._piece(found[block.name], block.start, part) for block in blocks[first - 1 : last]]
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+        own = {block.name for block in blocks}
+        return Reader(read, lambda: _digest((name for name in found if name not in own), found))
+
+    def _piece(self, tensor: Tensor, start: int, part: slice) -> Vector:
+        """What a tensor that starts there in the vector has of a slice."""
+        flat = tensor.detach().reshape(-1)
+        inside = flat[max(part.start - start, 0) : part.stop - start]
+        values: Vector = inside.to("cpu", self.dtype).numpy()
+        return values
 
     def vector(self, tensors: Mapping[str, Tensor]) -> Vector:
         """The parameters among them, (d,)."""

@@ -1,5 +1,5 @@
 """The commands: arguments to one job to an exit status."""
 
-from gradvis.cli.main import main, plot, surface
+from gradvis.cli.main import main, plot, surface, trajectory
 
-__all__ = ["main", "plot", "surface"]
+__all__ = ["main", "plot", "surface", "trajectory"]

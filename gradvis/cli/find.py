@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from gradvis.cli.arguments import typed
 from gradvis.objective import Objective, objective, overridden
+from gradvis.recording import Recorded
 
 _KERAS = (".keras", ".h5")
 _OURS = str(Path(__file__).resolve().parents[1])
@@ -27,7 +28,7 @@ class ObjectiveError(RuntimeError):
 
 
 def find_objective(
-    model: str,
+    model: Any,
     named: str | None,
     arguments: Mapping[str, str],
     options: Mapping[str, Any],
@@ -39,7 +40,7 @@ def find_objective(
     """The objective at a checkpoint's parameters and buffers, and where its code was found.
 
     Args:
-        model: The checkpoint, a path.
+        model: The checkpoint, a path; or a recorded step.
         named: `FILE.py:NAME` or `package.module:NAME`; if not given, the one that the checkpoint names, or the
             network that the checkpoint is.
         arguments: Passed to the function of that name, as its annotations and defaults say.
@@ -51,6 +52,21 @@ def find_objective(
     Raises:
         ValueError: If something is not there or not what it should be; the line says what to do.
     """
+    if not isinstance(model, Recorded):
+        _check_file(model)
+        if named is None and (made := _of_program(model, {**(defaults or {}), **options}, key, trust)) is not None:
+            return made, model
+    source = _named_inside(model) if named is None else named
+    made = _called(source, arguments, options, defaults or {})
+    return made.at(model if isinstance(model, Recorded) else checkpoint(model, made, key, trust)), source
+
+
+def _check_file(model: str) -> None:
+    """See that there is a checkpoint.
+
+    Raises:
+        ValueError: If not.
+    """
     if not Path(model).exists():
         raise ValueError(f"MODEL must be a checkpoint, but there is no file {model}; give the path of one")
     if (Path(model) / "zarr.json").is_file():
@@ -58,11 +74,6 @@ def find_objective(
             f"MODEL must be a checkpoint, but {model} is a result; gradvis-plot draws it, and --plane {model} takes "
             "its plane for another model"
         )
-    if named is None and (made := _of_program(model, {**(defaults or {}), **options}, key, trust)) is not None:
-        return made, model
-    source = _named_inside(model) if named is None else named
-    made = _called(source, arguments, options, defaults or {})
-    return made.at(checkpoint(model, made, key, trust)), source
 
 
 def _of_program(model: str, options: Mapping[str, Any], key: str | None, trust: bool) -> Objective | None:
@@ -106,19 +117,22 @@ def checkpoint(model: str, made: Objective, key: str | None, trust: bool) -> Any
     return Checkpoint(source, key)
 
 
-def _named_inside(model: str) -> str:
+def _named_inside(model: Any) -> str:
     """Only a file of the current folder: nothing else that a checkpoint names is run.
 
     Raises:
         ValueError: If it names none, or another.
     """
-    from gradvis.backends.pytorch import objective_name
+    if isinstance(model, Recorded):
+        name, keeper = model.recording.objective, "record with gradvis.record"
+    else:
+        from gradvis.backends.pytorch import objective_name
 
-    name = objective_name(model)
+        name, keeper = objective_name(model), "save with gradvis.save_checkpoint"
     if name is None:
         raise ValueError(
             f"{model} names no objective; give --objective FILE.py:NAME, a function that returns "
-            "gradvis.objective(model, data=..., loss=...), or save with gradvis.save_checkpoint(..., objective=...)"
+            f"gradvis.objective(model, data=..., loss=...), or {keeper}(..., objective=...)"
         )
     file = name.partition(":")[0]
     if Path(file).name != file or not file.endswith(".py"):

@@ -8,6 +8,7 @@ from gradvis.cli.door import enter
 from gradvis.cli.info import info as info_command
 from gradvis.cli.plot import plot as plot_command
 from gradvis.cli.surface import surface as surface_command
+from gradvis.cli.trajectory import trajectory as trajectory_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,7 +17,7 @@ def program() -> None:
     """What a neural network's loss looks like, how training moved through it, and how curved it is."""
 
 
-for command in (surface_command, plot_command, info_command, demo_command):
+for command in (surface_command, trajectory_command, plot_command, info_command, demo_command):
     program.add_command(command)
 
 
@@ -28,6 +29,11 @@ def main() -> None:
 def surface() -> None:
     """`gradvis-surface MODEL ...`."""
     enter(surface_command, "gradvis-surface")
+
+
+def trajectory() -> None:
+    """`gradvis-trajectory CKPT... ...`."""
+    enter(trajectory_command, "gradvis-trajectory")
 
 
 def plot() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,13 +12,18 @@ import click
 
 import gradvis
 from gradvis.between import names_of, plane_between
+from gradvis.cli.start import Start
 from gradvis.directions import random_plane
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.provenance import digest
+from gradvis.recording import Recording
+from gradvis.runs import in_order, runs_of
+from gradvis.schedule import Scheduler
 from gradvis.surface import Surface
+from gradvis.trajectory import Trajectory, principal_plane
 
-KINDS = ("random", "between")
+KINDS = ("random", "between", "pca")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,11 @@ class Wanted:
         """The result whose plane is meant, if one is."""
         return None if self.kind in KINDS else Path(self.kind)
 
+    @property
+    def k(self) -> int:
+        """How many dimensions a plane that is made anew has."""
+        return len(self.through) if self.kind == "between" else self.dims or 2
+
 
 def check(wanted: Wanted) -> None:
     """See that the options of a plane fit together, before anything is loaded.
@@ -57,7 +67,14 @@ def check(wanted: Wanted) -> None:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in wanted.random)
         raise click.UsageError(f"{names} belongs to random planes; leave it out with --plane {wanted.kind}")
     if wanted.kind == "random" and wanted.through:
-        raise click.UsageError("--through names checkpoints for --plane between; give that, or leave --through out")
+        raise click.UsageError(
+            "--through names checkpoints for --plane between or pca; give one of these, or leave --through out"
+        )
+    if wanted.kind == "pca" and not wanted.through:
+        raise click.UsageError(
+            "--plane pca is the principal plane of checkpoints that end with MODEL, but no others came; give each, or "
+            "a recording or folder of them, with --through"
+        )
     if wanted.kind == "between" and not 1 <= len(wanted.through) <= 3:
         raise click.UsageError(
             f"--plane between goes through MODEL and one to three more checkpoints, but {len(wanted.through)} came; "
@@ -70,37 +87,57 @@ def check(wanted: Wanted) -> None:
         )
 
 
-def plane_of(
-    wanted: Wanted, objective: Objective, model: str, checkpoints: Sequence[Any]
-) -> tuple[Plane, dict[str, Any]]:
+def plane_of(wanted: Wanted, begun: Start, model: Any, scheduler: Scheduler) -> tuple[Plane, dict[str, Any]]:
     """The plane, and the `span` and `resolution` that are its own where the options name none.
 
     Args:
         wanted: What the options say.
-        objective: Of the model.
-        model: MODEL, a path.
-        checkpoints: MODEL and those of `--through`, as the objective reads them.
+        begun: The objective of the model, and how it reads checkpoints.
+        model: MODEL, a path or a recorded step.
+        scheduler: Who computes.
 
     Raises:
         ValueError: If the plane is not of this model's space, or of other dimensions than asked for.
     """
-    names = names_of([model, *wanted.through])
     if wanted.kind == "random":
-        return random_plane(objective, wanted.dims or 2, **wanted.random), {}
+        return random_plane(begun.objective, wanted.k, **wanted.random), {}
+    if wanted.kind == "pca":
+        runs = begun.readable([*runs_of(in_order(wanted.through)), *runs_of([model])])
+        components = range(1, wanted.k + 1)
+        return principal_plane(runs, begun.objective, components=components, scheduler=scheduler), {}
+    names = names_of([str(model), *wanted.through])
     if wanted.kind == "between":
-        return plane_between(objective, *checkpoints, names=names), {}
-    result = gradvis.open(wanted.kind)
-    _check_fits(result, objective, wanted)
-    marked = dict(zip(names[1:], checkpoints[1:], strict=True))
+        return plane_between(begun.objective, *map(begun.read, (model, *wanted.through)), names=names), {}
+    marked = dict(zip(names[1:], map(begun.read, wanted.through), strict=True))
+    plane, own = reused(wanted.kind, begun.objective, wanted.dims)
+    return replace(plane, checkpoints=marked), own
+
+
+def reused(path: str, objective: Objective, dims: int | None = None) -> tuple[Plane, dict[str, Any]]:
+    """The plane of a result, and its grid if it has one.
+
+    Args:
+        path: The result.
+        objective: Whose space it must be of.
+        dims: How many dimensions it must have, if that is said.
+
+    Raises:
+        ValueError: If the result has no plane, or one that cannot be used here.
+    """
+    result = gradvis.open(path)
+    if isinstance(result, Recording):
+        raise ValueError(f"--plane takes a result that has a plane, but {path} is a recording; give --plane pca")
+    _check_fits(result, objective, path, dims)
+    if not isinstance(result, Surface):
+        return result.plane, {}
     axes = [result.dataset[dim].values for dim in result.dataset["loss"].dims]
-    plane = replace(result.plane, checkpoints=marked)
-    return plane, {
+    return result.plane, {
         "span": [(float(points[0]), float(points[-1])) for points in axes],
         "resolution": [len(points) for points in axes],
     }
 
 
-def _check_fits(result: Surface, objective: Objective, wanted: Wanted) -> None:
+def _check_fits(result: Surface | Trajectory, objective: Objective, path: str, dims: int | None) -> None:
     """See that a result's plane can be used here.
 
     Raises:
@@ -108,15 +145,13 @@ def _check_fits(result: Surface, objective: Objective, wanted: Wanted) -> None:
     """
     if result.plane.d != objective.space.d:
         raise ValueError(
-            f"the plane of {wanted.kind} has points of {result.plane.d} parameters, but MODEL has {objective.space.d}; "
+            f"the plane of {path} has points of {result.plane.d} parameters, but MODEL has {objective.space.d}; "
             "take a result of the same architecture"
         )
     if result.about.get("space") not in {None, digest("; ".join(objective.space.names).encode())}:
         raise ValueError(
-            f"the plane of {wanted.kind} belongs to a network with other layers, though with as many parameters as "
+            f"the plane of {path} belongs to a network with other layers, though with as many parameters as "
             "MODEL; take a result of the same architecture"
         )
-    if wanted.dims not in {None, result.plane.k}:
-        raise ValueError(
-            f"the plane of {wanted.kind} has --dims {result.plane.k}, but {wanted.dims} came; leave it out"
-        )
+    if dims not in {None, result.plane.k}:
+        raise ValueError(f"the plane of {path} has --dims {result.plane.k}, but {dims} came; leave it out")

@@ -11,8 +11,11 @@ import gradvis
 from gradvis.cli.options import listed
 from gradvis.plots import KINDS, PICTURES, SIZES, TABLES, export, plot_many
 from gradvis.plots.view import check_name
+from gradvis.provenance import digest
+from gradvis.recording import Recording
 from gradvis.schedule import Scheduler
 from gradvis.surface import Surface
+from gradvis.trajectory import Trajectory
 
 _SUFFIXES = tuple(suffix[1:] for suffix in (*PICTURES, *TABLES))
 
@@ -52,12 +55,12 @@ def plot(
     files = _files(out, wanted, titles)
 
     def draw() -> None:
-        surfaces = [gradvis.open(result) for result in results]
+        opened = [_opened(result) for result in results]
         for file in files:
-            if len(surfaces) == 1:
-                _one(surfaces[0], file, options)
+            if len(opened) == 1:
+                _one(opened[0], file, options | _ground(opened[0], results[0]))
             else:
-                _several(surfaces, file, options | {"titles": names, "share_scale": share_scale})
+                _several(opened, file, options | {"titles": names, "share_scale": share_scale})
 
     scheduler.share(draw)
     if scheduler.is_root:
@@ -82,19 +85,51 @@ def _files(out: str | None, wanted: tuple[str, ...], titles: list[str]) -> list[
     return [Path(f"{base}.{suffix}") for suffix in suffixes]
 
 
-def _one(surface: Surface, file: Path, options: dict[str, Any]) -> None:
+def _opened(path: str) -> Surface | Trajectory:
+    """A result that can be drawn.
+
+    Raises:
+        ValueError: If it is a recording.
+    """
+    result = gradvis.open(path)
+    if isinstance(result, Recording):
+        raise ValueError(f"{path} is a recording; gradvis-trajectory {path} makes a result of it that can be drawn")
+    return result
+
+
+def _ground(result: Surface | Trajectory, path: str) -> dict[str, Any]:
+    """The surface that was computed around a trajectory, where it lies beside it under its name."""
+    if isinstance(result, Surface):
+        return {}
+    beside = Path(f"{path.rstrip('/').removesuffix('.zarr').removesuffix('.trajectory')}.surface.zarr")
+    ground = gradvis.open(beside) if beside.is_dir() else None
+    same = isinstance(ground, Surface) and _plane(ground) == _plane(result)
+    return {"ground": ground} if same else {}
+
+
+def _plane(result: Surface | Trajectory) -> str:
+    return digest(result.plane.origin, result.plane.directions)
+
+
+def _one(result: Surface | Trajectory, file: Path, options: dict[str, Any]) -> None:
     if file.suffix.lower() in TABLES:
-        export(surface, file)
+        export(result, file)
     else:
-        surface.plot(file, **options)
+        result.plot(file, **options)
 
 
-def _several(surfaces: list[Surface], file: Path, options: dict[str, Any]) -> None:
+def _several(results: list[Surface | Trajectory], file: Path, options: dict[str, Any]) -> None:
     """Draw them together.
 
     Raises:
-        ValueError: If the file holds one result only.
+        ValueError: If the file holds one result only, or they are trajectories.
     """
     if file.suffix.lower() in TABLES:
-        raise ValueError(f"a {file.suffix} holds one result, but {len(surfaces)} came; write one after the other")
+        raise ValueError(f"a {file.suffix} holds one result, but {len(results)} came; write one after the other")
+    surfaces = [result for result in results if isinstance(result, Surface)]
+    if len(surfaces) < len(results):
+        raise ValueError(
+            "several results are drawn together if all are surfaces; several training runs go on one plane with "
+            "gradvis-trajectory RUN RUN..."
+        )
     plot_many(surfaces, file, **options)

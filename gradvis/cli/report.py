@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from gradvis.schedule import Scheduler
 from gradvis.surface import Cost, Surface
+from gradvis.trajectory import Trajectory
 
 _FIRST_LINE, _LINES = 5.0, 60.0  # seconds to the first line and between two, where no terminal shows a bar
 
@@ -22,10 +23,11 @@ class Progress:
 
     Args:
         shown: Whether this rank tells at all.
+        things: What is counted.
     """
 
-    def __init__(self, shown: bool) -> None:
-        self.shown = shown
+    def __init__(self, shown: bool, things: str = "points") -> None:
+        self.shown, self.things = shown, things
         self._bar: Any = None
         self._began = time.monotonic()
         self._due = self._began + _FIRST_LINE
@@ -45,7 +47,7 @@ class Progress:
             return
         if sys.stderr.isatty():
             if self._bar is None:
-                self._bar = tqdm(total=total, initial=done, unit=" points", dynamic_ncols=True, smoothing=0.05)
+                self._bar = tqdm(total=total, initial=done, unit=f" {self.things}", dynamic_ncols=True, smoothing=0.05)
             self._bar.update(done - self._bar.n)
         else:
             self._line(done, total)
@@ -55,19 +57,21 @@ class Progress:
         if done == total or now > self._due:
             self._due = now + _LINES
             print(
-                tqdm.format_meter(done, total, now - self._began, unit=" points", ncols=0), file=sys.stderr, flush=True
+                tqdm.format_meter(done, total, now - self._began, unit=f" {self.things}", ncols=0),
+                file=sys.stderr,
+                flush=True,
             )
 
 
-def estimate(cost: Cost, scheduler: Scheduler, threads: int) -> str:
-    """One line on what a surface will take.
+def estimate(cost: Cost, scheduler: Scheduler, threads: int, things: str = "points") -> str:
+    """One line on what a job will take.
 
     >>> from gradvis.schedule import Serial
     >>> estimate(Cost(2601, 75.0, 26 << 20, 1186), Serial(), 2)
     '2601 points on 1 rank x 2 threads: about 1 min 15 s, 26 MB of memory, at most 1186 files while it runs'
     """
     return (
-        f"{cost.points} points on {_count(scheduler.size, 'rank')} x {_count(threads, 'thread')}: about "
+        f"{cost.points} {things} on {_count(scheduler.size, 'rank')} x {_count(threads, 'thread')}: about "
         f"{_duration(cost.seconds)}, {_bytes(cost.memory)} of memory{' a rank' * (scheduler.size > 1)}, "
         f"at most {cost.files} files while it runs"
     )
@@ -92,6 +96,25 @@ def _duration(seconds: float) -> str:
 
 def _bytes(number: int) -> str:
     return f"{number >> 30} GB" if number >= 10 << 30 else f"{max(1, number >> 20)} MB"
+
+
+def went(trajectory: Trajectory, path: Path, pictures: list[Path]) -> str:
+    """The last lines of a trajectory: what its plane holds, how far off the path lies, and where the files are."""
+    plane, lines = trajectory.plane.about, []
+    shares, walk = plane.get("explained_variance", []), plane.get("random_walk")
+    about = " about the last checkpoint" if plane.get("anchored") else ""
+    for index, share in enumerate(shares):
+        null = f" (a random walk has {100 * walk[index]:.1f} %)" if walk else ""
+        lines.append(f"component {plane['components'][index]}: {100 * share:.1f} % of the variance{about}{null}")
+    for track in trajectory.tracks:
+        own, there = track.own["loss"], track.plane["loss"]
+        far = int(np.argmax(track.off_plane))
+        lines.append(
+            f"{track.name}: loss {own[0]:.4g} at {track.labels[0]}, {own[-1]:.4g} at {track.labels[-1]}; farthest off "
+            f"the plane {track.off_plane[far]:.3g} at {track.labels[far]}, where the loss is {own[far]:.4g} and that of "
+            f"the plane {there[far]:.4g}"
+        )
+    return "\n".join([*lines, *map(str, pictures), f'{path}    (in Python: gradvis.open("{path}"))'])
 
 
 def found(surface: Surface, path: Path, pictures: list[Path]) -> str:

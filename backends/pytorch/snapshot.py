@@ -1,0 +1,153 @@
+"""What of a module is recorded at a step, and its way to the host in one copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import reduce
+from itertools import groupby
+from math import inf, nan
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from gradvis.arrays import Values, Vector
+from gradvis.backends.pytorch.checkpoints import is_plain
+from gradvis.backends.pytorch.matching import Tensors, bare, listed
+from gradvis.rows import Plan, place_parts
+
+_STORED = (torch.float16, torch.float32, torch.float64)
+_SHARDED = {"DTensor", "FlatParameter", "FullyShardedDataParallel"}  # by name: to import them takes seconds
+
+
+class Snapshots:
+    """Takes a module's recorded tensors, again and again.
+
+    Attributes:
+        dtype: In which parameters are stored.
+    """
+
+    def __init__(self, model: nn.Module, patterns: Sequence[str], dtype: str | torch.dtype | None) -> None:
+        self._model, self._patterns = model, patterns
+        _check(model)
+        self._persistent = {bare(name) for name in model.state_dict()}
+        self._parameters, self._buffers = self._split()
+        if not self._parameters:
+            raise ValueError(
+                f"no parameter matches {', '.join(map(repr, patterns))}; there are {listed(_named(model))}: give a "
+                "glob such as 'layer3.*', or leave it out"
+            )
+        self.dtype = _storage(self._parameters.values(), dtype)
+
+    def plan(self, groups: int) -> Plan:
+        """What a row has, of an optimizer with so many parameter groups."""
+        taken = {**self._parameters, **self._buffers}
+        return Plan(
+            parameters=place_parts(
+                (n, tuple(v.shape), _short(v.dtype), v.numel()) for n, v in self._parameters.items()
+            ),
+            buffers=place_parts((n, tuple(v.shape), _short(_kept(v)), _length(v)) for n, v in self._buffers.items()),
+            dtype=_short(self.dtype),
+            groups=groups,
+            left_out=tuple(name for name in _named(self._model) if name not in taken),
+        )
+
+    def take(self) -> tuple[Vector, np.ndarray, Values]:
+        """Parameters (d,), bytes of buffers, and gradient norms (layers,).
+
+        Raises:
+            ValueError: If the model has other tensors than at the start.
+        """
+        parameters, buffers = self._split()
+        for now, then in ((parameters, self._parameters), (buffers, self._buffers)):
+            if {name: value.shape for name, value in now.items()} != {n: value.shape for n, value in then.items()}:
+                raise ValueError("the model has other parameters or buffers than at the start; record it anew")
+        raw = (_raw(value) for value in buffers.values())
+        return _flat(parameters.values(), self.dtype), _flat(raw, torch.uint8), _norms(parameters.values())
+
+    def _split(self) -> tuple[Tensors, Tensors]:
+        """Parameters and buffers; a parameter that holds no floating numbers counts as a buffer."""
+        parameters, buffers = {}, {}
+        for name, value in _named(self._model).items():
+            chosen = not isinstance(value, nn.Parameter) or any(fnmatchcase(name, each) for each in self._patterns)
+            if chosen and name in self._persistent and is_plain(value):
+                floats = isinstance(value, nn.Parameter) and value.is_floating_point()
+                (parameters if floats else buffers)[name] = value
+        return parameters, buffers
+
+
+def _named(model: nn.Module) -> Tensors:
+    """Parameters and buffers by their first names, without what wrappers put into them."""
+    return {bare(name): value for name, value in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _check(model: nn.Module) -> None:
+    """See that the model's tensors are whole and there.
+
+    Raises:
+        ValueError: If not.
+    """
+    things = {**dict(model.named_modules()), **_named(model)}
+    if any(kind.__name__ in _SHARDED for thing in things.values() for kind in type(thing).__mro__):
+        raise ValueError(
+            "parameters that are whole on each rank were wanted, but this model is sharded (FSDP, DTensor), which "
+            "cannot be recorded; save full checkpoints instead"
+        )
+    if empty := [name for name, value in _named(model).items() if is_lazy(value) or value.is_meta]:
+        raise ValueError(f"{empty[0]} has no values yet; run the model once (or move it off the meta device) before")
+
+
+def _storage(values: Iterable[Tensor], dtype: str | torch.dtype | None) -> torch.dtype:
+    """In which dtype all parameters are stored.
+
+    Raises:
+        ValueError: If a dtype is asked for that NumPy does not have.
+    """
+    if dtype is None:
+        return reduce(torch.promote_types, (v.dtype if v.dtype in _STORED else torch.float32 for v in values))
+    for known in _STORED:
+        if _short(known) == str(dtype).removeprefix("torch."):
+            return known
+    raise ValueError(f"dtype must be one of {', '.join(map(_short, _STORED))}, but {dtype} came; leave it out")
+
+
+def _kept(value: Tensor) -> torch.dtype:
+    """In which dtype a buffer's bytes are: its own, or float32 where NumPy has none such (bfloat16)."""
+    return torch.float32 if value.is_floating_point() and value.dtype not in _STORED else value.dtype
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _length(value: Tensor) -> int:
+    return value.numel() * _kept(value).itemsize
+
+
+def _raw(value: Tensor) -> Tensor:
+    return value.detach().to(_kept(value)).contiguous().reshape(-1).view(torch.uint8)
+
+
+def _flat(values: Iterable[Tensor], dtype: torch.dtype) -> np.ndarray:
+    """One after the other on the host: flattened on their device, then one copy (for each device in turn)."""
+    groups = groupby(values, key=lambda value: value.device)
+    parts = [torch.cat([v.detach().reshape(-1).to(dtype) for v in group]).cpu() for _, group in groups]
+    flat: np.ndarray = (parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, dtype=dtype), *parts])).numpy()
+    return flat
+
+
+def _norms(parameters: Iterable[Tensor]) -> Values:
+    """Euclidean norms of the gradients, (layers,); NaN where there is none, inf where one is not finite."""
+    return _flat(map(_norm, parameters), torch.float64)
+
+
+def _norm(value: Tensor) -> Tensor:
+    """In float32 at least: squares of float16 overflow."""
+    gradient = value.grad
+    if gradient is None:
+        return torch.full((1,), nan, device=value.device)
+    numbers = gradient.coalesce().values() if gradient.is_sparse else gradient
+    norm = torch.linalg.vector_norm(numbers, dtype=torch.promote_types(numbers.dtype, torch.float32))
+    return norm.nan_to_num(nan=inf, posinf=inf).reshape(1)

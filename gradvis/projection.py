@@ -1,0 +1,234 @@
+"""Many checkpoints at once, read in slices of parameters: their Gram matrix, and their places on a plane.
+
+A checkpoint is never held whole, and all of them together never: a task reads one slice of every
+checkpoint. Its sums are float64 and are added in the order of the slices, so that the number of
+ranks changes no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gradvis.arrays import Matrix, Values, Vector
+from gradvis.machine import threads
+from gradvis.schedule import Scheduler
+
+T = TypeVar("T")
+Read = Callable[[slice], Vector]
+
+_TASK = 2**20  # parameters a task: some megabytes of directions come back from each
+_PART = 2**17  # parameters a thread: the unit of the sums
+_CACHE = 2**20  # bytes of float64 that are worked on at once: what fits the second cache of common CPUs
+
+
+class NotFiniteError(ValueError):
+    """A checkpoint has NaN or inf in it, or numbers too large to square."""
+
+
+def finite(reads: Sequence[Read], d: int, scheduler: Scheduler) -> list[bool]:
+    """Which checkpoints have finite parameters only, t truths."""
+
+    def look(part: slice) -> list[bool]:
+        return [bool(np.isfinite(read(part)).all()) for read in reads]
+
+    return [all(column) for column in zip(*chain(*_over_slices(look, d, scheduler)), strict=True)]
+
+
+def gram(reads: Sequence[Read], d: int, scheduler: Scheduler) -> Values:
+    """Inner products of the checkpoints' differences from the last one, (t, t).
+
+    Args:
+        reads: Gives a slice of a checkpoint's vector, one for each of the t checkpoints.
+        d: Parameters of each.
+        scheduler: Who computes: each rank reads its slices alone.
+
+    Raises:
+        NotFiniteError: If a checkpoint is not finite.
+
+    >>> from gradvis.schedule import Serial
+    >>> points = np.array([[1.0, 2.0], [1.0, 0.0], [0.0, 0.0]])
+    >>> gram([lambda part, x=x: x[part] for x in points], 2, Serial()).tolist()
+    [[5.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+
+    def products(part: slice) -> Values:
+        total = np.zeros((len(reads), len(reads)))
+        for steps in _differences(reads, reads[-1], part):
+            total += steps @ steps.T
+        return total
+
+    total = _added(list(chain(*_over_slices(products, d, scheduler))))
+    if not np.isfinite(total).all():
+        raise NotFiniteError("finite checkpoints were wanted, but one has NaN or inf in it; leave it out")
+    return total
+
+
+@dataclass(frozen=True)
+class Places:
+    """Checkpoints on a plane.
+
+    Attributes:
+        coords: Least-squares coordinates, (t, k), in units of the directions.
+        off_plane: Distances from the plane, (t,), in parameter units (Euclidean).
+    """
+
+    coords: Values
+    off_plane: Values
+
+
+def places(reads: Sequence[Read], origin: Vector, directions: Matrix, scheduler: Scheduler) -> Places:
+    """Drop checkpoints onto a plane: `gradvis.plane.project`, streamed.
+
+    Two passes: the first finds the coordinates, the second adds up what is left of each step, for by
+    subtraction of squares the distances would lose half their digits.
+
+    Args:
+        reads: See `gram`.
+        origin: Where the plane is pinned, (d,).
+        directions: What spans it, (k, d).
+        scheduler: Who computes.
+
+    Raises:
+        ValueError: If the directions are parallel, or one of them is zero.
+        NotFiniteError: If a checkpoint is not finite.
+    """
+
+    def make(steps: Values, part: slice) -> Values:
+        del steps
+        return directions[:, part].astype(np.float64)
+
+    start = np.zeros((len(reads), len(directions)))
+    first, _ = _residuals(reads, origin.__getitem__, start, make, origin.size, scheduler)
+    lengths = np.sqrt(np.diag(first.spanned))
+    if np.any(lengths == 0) or np.linalg.cond(first.spanned / np.outer(lengths, lengths)) > 1e12:
+        raise ValueError(
+            f"the {len(directions)} directions must span a plane, but they are parallel or zero (lengths {lengths}); "
+            "draw new ones, or pass a single direction for a line"
+        )
+    if not np.isfinite(first.squares).all():
+        raise NotFiniteError("finite checkpoints were wanted, but one has NaN or inf in it; leave it out")
+    coords = first.refined(start).coords
+    second, _ = _residuals(reads, origin.__getitem__, coords, make, origin.size, scheduler)
+    return second.refined(coords)
+
+
+def combined(
+    reads: Sequence[Read], weights: Values, coords: Values, d: int, dtype: Any, scheduler: Scheduler
+) -> tuple[Matrix, Places]:
+    """Directions that are weighted sums of the steps from the last checkpoint, and the places on their plane.
+
+    Args:
+        reads: See `gram`.
+        weights: Of each step in each direction, (k, t).
+        coords: The checkpoints' coordinates as far as they are known, (t, k); they are refined.
+        d: Parameters of each checkpoint.
+        dtype: Of the directions.
+        scheduler: Who computes.
+
+    Returns:
+        The directions, (k, d), and the places on the plane that they span at the last checkpoint.
+    """
+
+    def make(steps: Values, part: slice) -> Values:
+        del part
+        return (weights @ steps).astype(dtype).astype(np.float64)  # as they will be kept
+
+    sums, parts = _residuals(reads, reads[-1], coords, make, d, scheduler, dtype)
+    return np.concatenate(parts, axis=1), sums.refined(coords)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of what is left of the steps when their part on the plane is taken away.
+
+    Attributes:
+        squares: Of it, (t,).
+        along: Its inner products with the directions, (t, k): zero but for rounding where the coordinates are right.
+        spanned: Inner products of the directions, (k, k).
+    """
+
+    squares: Values
+    along: Values
+    spanned: Values
+
+    def refined(self, coords: Values) -> Places:
+        """Least-squares coordinates from those for which the sums were made."""
+        change = np.linalg.solve(self.spanned, self.along.T).T
+        rest = self.squares - np.sum(change * self.along, axis=1)
+        return Places(coords + change, np.sqrt(np.maximum(rest, 0)))
+
+
+def _residuals(
+    reads: Sequence[Read],
+    origin: Read,
+    coords: Values,
+    make: Callable[[Values, slice], Values],
+    d: int,
+    scheduler: Scheduler,
+    keep: Any = None,
+) -> tuple[_Sums, list[Matrix]]:
+    """The sums of `_Sums`, and the directions in the dtype `keep`, task by task, if they are wanted."""
+
+    def measure(part: slice) -> tuple[tuple[Values, Values, Values], list[Matrix]]:
+        k = coords.shape[1]
+        squares, along, spanned = np.zeros(len(reads)), np.zeros(coords.shape), np.zeros((k, k))
+        made = []
+        where = part.start
+        room = np.empty(0)
+        for steps in _differences(reads, origin, part):
+            directions = make(steps, slice(where, where + steps.shape[1]))
+            where += steps.shape[1]
+            room = room if room.shape == steps.shape else np.empty(steps.shape)
+            steps -= np.matmul(coords, directions, out=room)
+            squares += np.einsum("tp,tp->t", steps, steps)
+            along += steps @ directions.T
+            spanned += directions @ directions.T
+            if keep is not None:
+                made.append(directions.astype(keep))
+        return (squares, along, spanned), made
+
+    found = list(chain(*_over_slices(measure, d, scheduler)))
+    sums = _Sums(*(_added([part[index] for part, _ in found]) for index in range(3)))
+    return sums, [each for _, made in found for each in made]
+
+
+def _differences(reads: Sequence[Read], origin: Read, part: slice) -> Any:
+    """The steps from the origin, (t, p) in float64, piece by piece of a slice; each takes the place of the last."""
+    width = max(256, _CACHE // (8 * len(reads)))
+    values = [read(part) for read in reads]
+    zero = origin(part)
+    room = np.empty((len(reads), min(width, part.stop - part.start)))
+    for start in range(0, part.stop - part.start, width):
+        stop = min(start + width, part.stop - part.start)
+        steps = room[:, : stop - start]
+        for row, value in zip(steps, values, strict=True):
+            row[:] = value[start:stop]
+        steps -= zero[start:stop].astype(np.float64)
+        yield steps
+
+
+def _over_slices(work: Callable[[slice], T], d: int, scheduler: Scheduler) -> list[list[T]]:
+    """What comes of each part, in order, task by task; the ranks share the tasks, their threads the parts."""
+    workers = threads(scheduler.cpu_sharers)
+
+    def task(index: int) -> list[T]:
+        stop = min((index + 1) * _TASK, d)
+        parts = [slice(start, min(start + _PART, stop)) for start in range(index * _TASK, stop, _PART)]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(work, parts))
+
+    return scheduler.map(task, -(-d // _TASK))
+
+
+def _added(parts: Sequence[Values]) -> Values:
+    """Their sum, in their order."""
+    total = np.zeros_like(parts[0])
+    for part in parts:
+        total += part
+    return total

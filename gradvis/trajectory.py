@@ -1,0 +1,314 @@
+"""Where training went: checkpoints dropped onto a plane, with what each one loses there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import xarray
+
+from gradvis.arrays import Values
+from gradvis.filling import fill, in_memory, keep_center
+from gradvis.grid import Span, around
+from gradvis.layout import Fixed, as_dataset
+from gradvis.objective import Objective
+from gradvis.plane import Plane
+from gradvis.principal import box
+from gradvis.projected import Projected, projected
+from gradvis.provenance import digest, versions
+from gradvis.runs import Run, runs_of
+from gradvis.schedule import Scheduler, default_scheduler
+from gradvis.store import Store, prepare
+from gradvis.surface import Cost, Surface, loss_surface
+from gradvis.tiles import Tiles
+from gradvis.tracks import Track
+
+_TILES_A_RANK, _POINTS = 4, 8  # ours: ranks end together, and points of the plane share what a call costs
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Training runs on a plane.
+
+    Attributes:
+        dataset: Over the dims step and component: `coordinates`, `off_plane`, `loss` and the other metrics (each
+            checkpoint's own), `plane_loss` and so on (those of its place on the plane), `explained_variance` beside
+            that of a `random_walk` (NaN where the plane is no principal one), `learning_rate` where it is known,
+            `run` (the number of the training run). Float64.
+        plane: What they were dropped on.
+        about: How it was made: runs, plane, objective, versions, fingerprints.
+    """
+
+    dataset: xarray.Dataset
+    plane: Plane
+    about: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What a checkpoint has of its own, without standard errors."""
+        names = [name for name in self.about["metrics"] if not name.startswith("plane_")]
+        return tuple(name for name in names if not name.endswith("_stderr"))
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """The runs one by one, as pictures take them."""
+        numbers = self.dataset["run"].values
+        return tuple(
+            _track(self, run, np.flatnonzero(numbers == index)) for index, run in enumerate(self.about["runs"])
+        )
+
+    def plot(self, path: str | PathLike[str] | None = None, **options: Any) -> Any:
+        """Draw it, and write it if a path is given; see `gradvis.plots.plot` for the options, `ground` among them.
+
+        Returns:
+            The matplotlib figure, or the plotly figure of an `.html`.
+        """
+        return import_module("gradvis.plots").plot(self, path, **options)
+
+    def methods(self) -> str:
+        """The paragraph for a paper."""
+        return import_module("gradvis.methods").trajectory(self)
+
+    def surface(
+        self,
+        objective: Objective,
+        span: Span | Sequence[Span] | None = None,
+        resolution: int | Sequence[int] | None = None,
+        *,
+        margin: float = 0.2,
+        **options: Any,
+    ) -> Surface:
+        """The loss around the path: `gradvis.loss_surface` on its plane, which then knows the path.
+
+        Args:
+            objective: As for `project_trajectory`.
+            span: See `gradvis.loss_surface`; the box of the path and its margin where not given.
+            resolution: See `gradvis.loss_surface`.
+            margin: How much more than the path is shown on each side, as a share of its extent.
+            **options: Of `gradvis.loss_surface`.
+        """
+        coords = self.dataset["coordinates"].values
+        wide = around(box(coords[np.isfinite(coords).all(axis=1)]), margin) if span is None else span
+        return loss_surface(objective, self.plane, wide, resolution, tracks=self.tracks, **options)
+
+
+def project_trajectory(
+    objective: Objective,
+    checkpoints: Any,
+    plane: Plane | None = None,
+    *,
+    components: Sequence[int] = (1, 2),
+    anchored: bool = False,
+    every: int = 1,
+    out: str | PathLike[str] | None = None,
+    fresh: bool = False,
+    scheduler: Scheduler | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Trajectory:
+    """Drop training runs onto a plane, and measure each checkpoint there and where it was.
+
+    The principal plane comes from a Gram matrix, read in slices of parameters: memory does not grow with the
+    number of checkpoints. Coordinates are least-squares ones; distances from the plane are added up, not subtracted.
+
+    Args:
+        objective: Measures; also says which parameters count.
+        checkpoints: A recording, a folder or glob of checkpoints, a list of them in order, or several of these, in a
+            list or by name in a dict; see `gradvis.runs.runs_of`. Those that are not finite are left out, with a note.
+        plane: What they are dropped on; their principal plane, pinned at the last checkpoint, where not given.
+        components: Of the principal plane, by number, 1 for the most variance; one, two or three of them.
+        anchored: Variance about the last checkpoint (as GradVis), not about the mean over time.
+        every: Every how-manieth checkpoint of each run is taken, and the last one.
+        out: See `gradvis.loss_surface`.
+        fresh: See `gradvis.loss_surface`.
+        scheduler: Who computes: MPI if launched with several ranks, else this process.
+        progress: Called on the root with the checkpoints measured and their number.
+        provenance: More to record with the result.
+
+    Raises:
+        ValueError: If checkpoints do not fit the objective or each other, or an argument does not fit.
+        TaskError: If a measurement raises; on every rank.
+    """
+    scheduler = scheduler or default_scheduler()
+    progress = progress if scheduler.is_root else None
+    found = projected(objective, runs_of(checkpoints, every), plane, components, anchored, scheduler)
+    job = _Job(objective, found, scheduler)
+    about = {**(provenance or {}), **job.about()}
+    if out is None:
+        center = job.center()
+        values = in_memory(job.tiles, job.compute, len(job.metrics), scheduler, progress)
+        about |= {"kind": "trajectory", "complete": True, "metrics": list(job.metrics), "how": job.on_plane.how}
+        return Trajectory(as_dataset(about, job.tiles.axes, values, center, job.fixed()), found.plane, about)
+    identity = job.identity()  # all ranks look at the checkpoints, the root alone at the folder
+    scheduler.share(
+        lambda: prepare(
+            out, kind="trajectory", axes=job.tiles.axes, metrics=job.metrics, tile=job.tiles.tile,
+            identity=identity, provenance=about, plane=found.plane, fixed=job.fixed(), fresh=fresh,
+        )
+    )  # fmt: skip
+    store = Store(out)
+    job = _Job(objective.again(store.about["how"]), found, scheduler, store.tiles)
+    keep_center(store, job.center(), job.on_plane, scheduler)
+    if not store.complete:
+        how = fill(store, job.compute, job.on_plane, scheduler, progress)
+        scheduler.share(lambda: store.finish({"how": how}))
+    return open_trajectory(out)
+
+
+def open_trajectory(path: str | PathLike[str]) -> Trajectory:
+    """A trajectory from its folder, finished or not."""
+    dataset, _, plane = Store(path).snapshot()
+    return Trajectory(dataset, plane, dataset.attrs["gradvis"])
+
+
+def trajectory_cost(objective: Objective, runs: Sequence[Run], scheduler: Scheduler) -> Cost:
+    """What `project_trajectory` will take of time, at the least; two measurements are made for it, on every rank."""
+    theta, seconds = objective.parameters(), 0.0
+    for _ in range(2):  # the first one pays for starting up
+        start = time.perf_counter()
+        objective.stored().measure(theta)
+        seconds = time.perf_counter() - start
+    count = 2 * sum(len(run.steps) for run in runs)
+    return Cost(count, seconds * -(-count // scheduler.size), objective.memory(2), 4 * len(objective.metrics) + count)
+
+
+def principal_plane(
+    checkpoints: Any,
+    objective: Objective | None = None,
+    *,
+    components: Sequence[int] = (1, 2),
+    anchored: bool = False,
+    every: int = 1,
+    scheduler: Scheduler | None = None,
+) -> Plane:
+    """The plane of most variance of a training run, pinned at its last checkpoint; directions of unit length.
+
+    Args:
+        checkpoints: A trajectory, whose principal plane it is; or what `project_trajectory` takes.
+        objective: Reads the checkpoints; without it they are vectors, (t, d) or t times (d,).
+        components: See `project_trajectory`.
+        anchored: See `project_trajectory`.
+        every: See `project_trajectory`.
+        scheduler: Who computes.
+
+    Raises:
+        ValueError: If a trajectory lies on another plane, or checkpoints do not fit.
+    """
+    if isinstance(checkpoints, Trajectory):
+        if checkpoints.plane.about.get("kind") != "pca":
+            raise ValueError(
+                "this trajectory lies on a plane that is not its principal one; give the checkpoints and objective="
+            )
+        return checkpoints.plane
+    runs = runs_of(checkpoints, every) if objective else _vectors(checkpoints, every)
+    return projected(objective, runs, None, components, anchored, scheduler or default_scheduler()).plane
+
+
+def _vectors(checkpoints: Any, every: int) -> tuple[Run, ...]:
+    """Plain vectors as a run.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    rows = [each for each in checkpoints if isinstance(each, np.ndarray) and each.ndim == 1]
+    if (
+        isinstance(checkpoints, (str, PathLike))
+        or len(rows) != len(checkpoints)
+        or len({len(row) for row in rows}) != 1
+    ):
+        raise ValueError("without objective=, checkpoints are vectors of one length; give objective= to read others")
+    return runs_of({"training": rows}, every)
+
+
+class _Job:
+    """What is measured of projected checkpoints, in columns: their own metrics, then those of their places."""
+
+    def __init__(
+        self, objective: Objective, found: Projected, scheduler: Scheduler, tiles: Tiles | None = None
+    ) -> None:
+        self.objective, self.found, self.scheduler = objective, found, scheduler
+        self.on_plane = objective.at(found.checkpoints[-1]).on(found.plane)
+        self.metrics = (*objective.metrics, *(f"plane_{name}" for name in objective.metrics))
+        steps = np.concatenate([run.steps for run in found.runs])
+        side = max(1, min(_POINTS, len(steps) // (_TILES_A_RANK * scheduler.size)))
+        self.tiles = tiles or Tiles({"step": steps}, (side,))
+
+    def compute(self, tile: int) -> Values:
+        """The metrics of a tile's checkpoints, (p, q)."""
+        [part] = self.tiles.slices(tile)
+        own = [self._own(checkpoint) for checkpoint in self.found.checkpoints[part]]
+        return np.hstack([np.stack(own), self.on_plane.evaluate(self.found.plane, self.found.places.coords[part])])
+
+    def _own(self, checkpoint: Any) -> Values:
+        """A checkpoint's metrics with its own parameters and buffers."""
+        there = self.objective.at(checkpoint).stored()
+        measured = there.measure(there.parameters())
+        return np.array([measured[name] for name in self.objective.metrics])
+
+    def center(self) -> Values:
+        """The last checkpoint's own metrics, and those of the plane's origin."""
+        origin = self.on_plane.evaluate(self.found.plane, np.zeros((1, self.found.plane.k)))[0]
+        return np.concatenate([self._own(self.found.checkpoints[-1]), origin])
+
+    def fixed(self) -> Fixed:
+        """What is known before anything is measured."""
+        runs, plane = self.found.runs, self.found.plane
+        unknown = [np.nan] * plane.k
+        rates = [np.full(len(run.steps), np.nan) if run.learning_rate is None else run.learning_rate for run in runs]
+        number = np.repeat(np.arange(len(runs), dtype=np.float64), [len(run.steps) for run in runs])
+        return {
+            "component": (("component",), np.array(plane.about.get("components", range(1, plane.k + 1)), np.float64)),
+            "coordinates": (("step", "component"), self.found.places.coords),
+            "off_plane": (("step",), self.found.places.off_plane),
+            "explained_variance": (("component",), np.array(plane.about.get("explained_variance", unknown))),
+            "random_walk": (("component",), np.array(plane.about.get("random_walk", unknown))),
+            "learning_rate": (("step",), np.concatenate(rates)),
+            "run": (("step",), number),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What the numbers depend on."""
+        data = {name: value for name, value in self._fingerprint().items() if name not in {"parameters", "buffers"}}
+        rest = self.scheduler.map(lambda index: self.found.readers[index].rest(), len(self.found.readers))
+        checkpoints = {"checkpoints": self.found.digest, "buffers": digest(" ".join(rest).encode())}
+        return {"objective": self.on_plane.about, "fingerprint": data, **checkpoints}
+
+    def _fingerprint(self) -> dict[str, str]:
+        return self.on_plane.fingerprint()
+
+    def about(self) -> dict[str, Any]:
+        """What is recorded beside it."""
+        fingerprint = self._fingerprint()
+        plane = self.found.plane
+        self.scheduler.agree({**fingerprint, "plane": digest(plane.origin, plane.directions)})
+        return {
+            "plane": dict(plane.about),
+            "objective": self.on_plane.about,
+            "how": self.on_plane.how,
+            "versions": versions(),
+            "fingerprint": fingerprint,
+            "ranks": self.scheduler.size,
+            "space": digest("; ".join(self.objective.space.names).encode()),
+            "runs": [{"name": run.name, "labels": list(run.labels)} for run in self.found.runs],
+        }
+
+
+def _track(trajectory: Trajectory, run: Mapping[str, Any], rows: Any) -> Track:
+    """One run of a trajectory, from its rows."""
+    data = trajectory.dataset
+    rate = data["learning_rate"].values[rows]
+    return Track(
+        run["name"],
+        data["step"].values[rows],
+        tuple(run["labels"]),
+        data["coordinates"].values[rows],
+        data["off_plane"].values[rows],
+        {name: data[name].values[rows] for name in trajectory.metrics},
+        {name: data[f"plane_{name}"].values[rows] for name in trajectory.metrics},
+        rate if np.isfinite(rate).any() else None,
+    )
