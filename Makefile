@@ -20,6 +20,8 @@ check: venv
 
 bench: venv
 	$(BIN)/python benchmarks/surface.py
+	$(BIN)/python benchmarks/trajectory.py
+	$(BIN)/python benchmarks/recording.py
 
 notebooks: venv
 	$(BIN)/python tests/test_notebooks.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 
@@ -10,5 +11,8 @@ class Note(UserWarning):
 
 
 def note(text: str) -> None:
-    """Say it as a Python warning; the commands print it as one line from one rank."""
-    warnings.warn(text, Note, stacklevel=3)
+    """Say it as a Python warning, at the line that called gradvis; the commands print it as one line from one rank."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "gradvis":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, Note, stacklevel=level)

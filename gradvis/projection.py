@@ -7,13 +7,14 @@ ranks changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from gradvis.arrays import Matrix, Values, Vector
 from gradvis.machine import threads
@@ -23,8 +24,9 @@ T = TypeVar("T")
 Read = Callable[[slice], Vector]
 
 _TASK = 2**20  # parameters a task: some megabytes of directions come back from each
-_PART = 2**17  # parameters a thread: the unit of the sums
-_CACHE = 2**20  # bytes of float64 that are worked on at once: what fits the second cache of common CPUs
+_PART = 2**17  # parameters a thread reads at once, the unit of the sums,
+_ROOM = 2**24  # or fewer: so many numbers of all checkpoints
+_CACHE = 2**22  # bytes of float64 that are worked on at once: few calls, and what shared caches hold
 
 
 class NotFiniteError(ValueError):
@@ -37,7 +39,7 @@ def finite(reads: Sequence[Read], d: int, scheduler: Scheduler) -> list[bool]:
     def look(part: slice) -> list[bool]:
         return [bool(np.isfinite(read(part)).all()) for read in reads]
 
-    return [all(column) for column in zip(*chain(*_over_slices(look, d, scheduler)), strict=True)]
+    return [all(column) for column in zip(*_over_slices(look, len(reads), d, scheduler), strict=True)]
 
 
 def gram(reads: Sequence[Read], d: int, scheduler: Scheduler) -> Values:
@@ -63,7 +65,7 @@ def gram(reads: Sequence[Read], d: int, scheduler: Scheduler) -> Values:
             total += steps @ steps.T
         return total
 
-    total = _added(list(chain(*_over_slices(products, d, scheduler))))
+    total = _added(_over_slices(products, len(reads), d, scheduler))
     if not np.isfinite(total).all():
         raise NotFiniteError("finite checkpoints were wanted, but one has NaN or inf in it; leave it out")
     return total
@@ -193,37 +195,49 @@ def _residuals(
                 made.append(directions.astype(keep))
         return (squares, along, spanned), made
 
-    found = list(chain(*_over_slices(measure, d, scheduler)))
+    found = _over_slices(measure, len(reads), d, scheduler)
     sums = _Sums(*(_added([part[index] for part, _ in found]) for index in range(3)))
     return sums, [each for _, made in found for each in made]
 
 
-def _differences(reads: Sequence[Read], origin: Read, part: slice) -> Any:
+def _differences(reads: Sequence[Read], origin: Read, part: slice) -> Iterator[Values]:
     """The steps from the origin, (t, p) in float64, piece by piece of a slice; each takes the place of the last."""
-    width = max(256, _CACHE // (8 * len(reads)))
-    values = [read(part) for read in reads]
-    zero = origin(part)
-    room = np.empty((len(reads), min(width, part.stop - part.start)))
-    for start in range(0, part.stop - part.start, width):
-        stop = min(start + width, part.stop - part.start)
-        steps = room[:, : stop - start]
-        for row, value in zip(steps, values, strict=True):
-            row[:] = value[start:stop]
+    size, width = part.stop - part.start, max(256, _CACHE // (8 * len(reads)))
+    values, zero = [read(part) for read in reads], origin(part)
+    room = np.empty(len(reads) * min(width, size))
+    for start in range(0, size, width):
+        stop = min(start + width, size)
+        flat = room[: len(reads) * (stop - start)]
+        np.concatenate([value[start:stop] for value in values], out=flat)  # one call: threads wait for each other's
+        steps = flat.reshape(len(reads), -1)
         steps -= zero[start:stop].astype(np.float64)
         yield steps
 
 
-def _over_slices(work: Callable[[slice], T], d: int, scheduler: Scheduler) -> list[list[T]]:
-    """What comes of each part, in order, task by task; the ranks share the tasks, their threads the parts."""
-    workers = threads(scheduler.cpu_sharers)
+def _over_slices(work: Callable[[slice], T], count: int, d: int, scheduler: Scheduler) -> list[T]:
+    """What comes of each part, in order; the ranks share the tasks, their threads the parts of a task.
 
-    def task(index: int) -> list[T]:
-        stop = min((index + 1) * _TASK, d)
-        parts = [slice(start, min(start + _PART, stop)) for start in range(index * _TASK, stop, _PART)]
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(work, parts))
+    Args:
+        work: On a slice of the parameters.
+        count: How many checkpoints it reads.
+        d: Parameters of each.
+        scheduler: Who computes.
+    """
+    width = max(1, min(_PART, _ROOM // count))
 
-    return scheduler.map(task, -(-d // _TASK))
+    def quietly(part: slice) -> T:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is seen in the sums
+            return work(part)
+
+    # Threads of BLAS under ours would wait for each other, and their number would change bits.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads(scheduler.cpu_sharers)) as pool:
+
+        def task(index: int) -> list[T]:
+            stop = min((index + 1) * _TASK, d)
+            parts = [slice(start, min(start + width, stop)) for start in range(index * _TASK, stop, width)]
+            return list(pool.map(quietly, parts))
+
+        return list(chain(*scheduler.map(task, -(-d // _TASK))))
 
 
 def _added(parts: Sequence[Values]) -> Values:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
@@ -22,7 +21,7 @@ import numpy as np
 
 from gradvis.notes import note
 from gradvis.rows import Plan, Row, Rows, begin
-from gradvis.stream import Stream
+from gradvis.stream import Stream, reason
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Recorder(ABC):
         rows = begin(options.out, plan, options.objective, options.step, options.fresh, check=self._forecast)
         note(f"{rows.path.name}: {self._forecast(rows)}; {_kept(latest)}")
         self._stream = Stream(rows, options.disk_budget)
-        weakref.finalize(self, self._stream.close).atexit = False  # too late for zarr: see _close_at_exit
+        weakref.finalize(self, self._stream.close).atexit = False  # see _close_at_exit
         self._keep(self._take())
         self.active = True
         _close_at_exit().add(self)
@@ -217,7 +216,7 @@ class Recorder(ABC):
         try:
             action()
         except Exception as error:
-            self._end(" ".join(str(error).split()) or type(error).__name__)
+            self._end(reason(error))
         else:
             if self._stream.failed:
                 self._end()
@@ -235,13 +234,13 @@ class Recorder(ABC):
             row.loss = nan if self._loss is None else self._loss
             self._keep(row, last=True)
 
-    def _end(self, reason: str = "") -> None:
+    def _end(self, why: str = "") -> None:
         self.active = False
         self._detach()
-        self._stream.close(complete=not reason)
+        self._stream.close(complete=not why)
         self._ring.clear()
-        if reason := reason or self._stream.failed:
-            note(f"recording to {self._stream.name} has ended at step {self.step}, training goes on: {reason:.200}")
+        if why := why or self._stream.failed:
+            note(f"recording to {self._stream.name} has ended at step {self.step}, training goes on: {why}")
 
 
 def _kept(latest: int) -> str:
@@ -250,12 +249,12 @@ def _kept(latest: int) -> str:
 
 @cache
 def _close_at_exit() -> weakref.WeakSet[Recorder]:
-    """Recorders that will be closed when the program ends, while threads can still be started."""
+    """Recorders that will be closed when the program ends."""
     living, process = weakref.WeakSet[Recorder](), os.getpid()
 
     def close() -> None:
         for recorder in list(living) if os.getpid() == process else []:  # a worker of a DataLoader is another process
             recorder.close()
 
-    getattr(threading, "_register_atexit", atexit.register)(close)
+    atexit.register(close)
     return living

@@ -11,7 +11,6 @@ import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ import xarray
 import zarr
 
 from gradvis.arrays import Values, Vector
+from gradvis.chunks import file_bytes, file_of
 from gradvis.folder import StoreError, read_about, restored
 from gradvis.layout import Array, open_array
 from gradvis.notes import note
 
 KIND = "recording"
-CHECKSUM = 4  # bytes, of each chunk and of a shard's index
 BIG = ("parameters", "buffers")
 SMALL = ("loss", "learning_rate", "gradient_norm", "finite", "segment", "step")  # the step last
 
@@ -231,18 +230,6 @@ def parts(array: Array) -> dict[str, Part]:
     return {part.name: part for part in found}
 
 
-def place(where: Path, array: Array, row: int) -> Path:
-    """The file of a row of `parameters` or `buffers`."""
-    return where / array.basename / array.metadata.encode_chunk_key((row, 0))
-
-
-def row_bytes(array: Array) -> int:
-    """How long the file of a row is, for nothing is compressed."""
-    chunks = prod(array.shards or array.chunks) // prod(array.chunks)
-    index = chunks * 16 + CHECKSUM if array.shards else 0
-    return chunks * (prod(array.chunks) * array.dtype.itemsize + CHECKSUM) + index
-
-
 def valid_rows(steps: np.ndarray) -> int:
     """How many rows there are up to the last that was finished."""
     return int(np.flatnonzero(steps >= 0).max(initial=-1)) + 1
@@ -250,7 +237,7 @@ def valid_rows(steps: np.ndarray) -> int:
 
 def _is_there(where: Path, array: Array, row: int) -> bool:
     try:
-        return place(where, array, row).stat().st_size == row_bytes(array)
+        return file_of(where, array, row).stat().st_size == file_bytes(array)
     except FileNotFoundError:
         return False
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import ceil, nan
 from pathlib import Path
@@ -16,10 +15,11 @@ from zarr.codecs import Crc32cCodec
 
 from gradvis import folder
 from gradvis.arrays import Values, Vector
+from gradvis.chunks import Column, rewrite
 from gradvis.folder import FORMAT, StoreError, explained, restored
 from gradvis.layout import open_array
 from gradvis.provenance import differences, versions
-from gradvis.recording import BIG, KIND, SMALL, Part, row_bytes, valid_rows
+from gradvis.recording import BIG, KIND, SMALL, Part, valid_rows
 
 INNER = 4_000_000  # bytes of an inner chunk: what is read for a slice of a step
 _SMALL_CHUNK, _SMALL_ROWS = 2**17, 1024  # bytes and rows: rewritten with every row, yet few files
@@ -103,26 +103,19 @@ class Rows:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._group, self._inode = zarr.open_group(path, mode="r+"), folder.inode(path)
-        names = [name for name in (*BIG, *SMALL) if name in self._group]
-        self._arrays = {name: open_array(self._group, name) for name in names}
-        steps = np.asarray(self._arrays["step"][...])
-        self._count = valid_rows(steps)
-        self.segment = int(np.asarray(self._arrays["segment"][: self._count]).max(initial=-1)) + 1
-        self._mend()
-        small = [self._arrays[name] for name in SMALL]  # their chunks are written whole from the first row on
-        self.row_bytes = sum(row_bytes(array) for name, array in self._arrays.items() if name in BIG)
-        self.row_bytes += sum(ceil(row_bytes(array) / array.chunks[0]) for array in small)
-        self.used = _size(path) + sum(map(row_bytes, small)) + _METADATA
-
-    def _mend(self) -> None:
-        """Forget what a kill left half-written."""
-        for partial in self.path.rglob("*.partial"):
-            with suppress(FileNotFoundError):
-                partial.unlink()
-        for array in self._arrays.values():
-            array.resize((self._count, *array.shape[1:]))
+        self.path, self._inode = path, folder.inode(path)
+        for partial in path.rglob("*.partial"):  # as a kill leaves them
+            partial.unlink(missing_ok=True)
+        group = zarr.open_group(path, mode="r+")
+        arrays = [open_array(group, name) for name in (*BIG, *SMALL) if name in group]
+        self._count = valid_rows(np.asarray(arrays[-1][...]))
+        self.segment = int(np.asarray(open_array(group, "segment")[: self._count]).max(initial=-1)) + 1
+        for array in arrays:
+            array.resize((self._count, *array.shape[1:]))  # forget a row that was cut off
+        self._columns = [Column(path, array, self._count) for array in arrays]
+        self.row_bytes = sum(column.row_bytes for column in self._columns)
+        small = [column.chunk_bytes for column in self._columns if column.name in SMALL]  # whole from the first row on
+        self.used = _size(path) + sum(small) + _METADATA
 
     def append(self, row: Row) -> None:
         """Write a row; it counts when its step is there, which is written last.
@@ -132,17 +125,21 @@ class Rows:
         """
         if folder.inode(self.path) != self._inode:
             raise StoreError(f"the folder {self.path.name} is not there any more")
-        small = {**vars(row), "finite": np.isfinite(row.parameters).all(), "segment": self.segment}
-        for array in self._arrays.values():
-            array.resize((self._count + 1, *array.shape[1:]))
-        for name, array in self._arrays.items():  # the step last: see SMALL
-            array[self._count] = small[name]
+        values = {**vars(row), "finite": np.isfinite(row.parameters).all(), "segment": self.segment}
+        for column in self._columns:
+            column.grow(self._count + 1)
+        for column in self._columns:  # the step last: see SMALL
+            column.write(self._count, values[column.name])
         self._count += 1
 
     def say(self, **facts: Any) -> None:
         """Add to what the recording says of itself."""
-        about: Mapping[str, Any] = self._group.attrs["gradvis"]  # type: ignore[assignment]
-        self._group.update_attributes({"gradvis": {**about, **facts}})
+
+        def added(said: dict[str, Any]) -> dict[str, Any]:
+            said["attributes"]["gradvis"] |= facts
+            return said
+
+        rewrite(self.path / "zarr.json", added)
 
 
 def begin(

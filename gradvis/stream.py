@@ -125,8 +125,13 @@ class Stream:
                 else:
                     task()
             except Exception as error:
-                reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-                self.failed = f"{reason or type(error).__name__:.200}"
+                self.failed = reason(error)
+
+
+def reason(error: Exception) -> str:
+    """Why, in one line, without the paths of a system's message."""
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return f"{said or type(error).__name__:.200}"
 
 
 def size(count: float) -> str:

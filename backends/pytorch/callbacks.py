@@ -60,7 +60,9 @@ class _Lightning(_Recording):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):  # in an automatic optimization it has been divided by the batches of a step
-            self._losses.append(loss.detach().clone() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1))
+            self._losses.append(
+                loss.detach().clone() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
+            )
         if trainer.global_step != self._steps:
             self._steps = trainer.global_step
             self._log(np.mean)
@@ -83,7 +85,9 @@ class _Transformers(_Recording):
     _hook: Any = None
     _summed = False  # whether the batches of a step are divided by the items of all of them, and so add up
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Any, **_: Any
+    ) -> None:
         self._start(model, optimizer, state.global_step, state.max_steps)
         self._hook = model.register_forward_hook(self._see, with_kwargs=True)
 

@@ -212,7 +212,7 @@ def _states(checkpoint: Any, key: str | None = None, mapped: bool = False) -> di
 
 def _called(checkpoint: Any) -> str:
     source = checkpoint.source if isinstance(checkpoint, Checkpoint) else checkpoint
-    return f"the checkpoint {source}" if isinstance(source, (str, os.PathLike)) else "the checkpoint"
+    return f"the checkpoint {source}" if isinstance(source, (str, os.PathLike, Recorded)) else "the checkpoint"
 
 
 def _walk(content: Any, where: str, depth: int) -> Iterator[tuple[str, Tensors]]:

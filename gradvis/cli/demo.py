@@ -1,4 +1,4 @@
-"""`gradvis demo`: a network trained on real data in seconds, and the main job on it."""
+"""`gradvis demo`: a network trained on real data in seconds, and the main jobs on it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from pathlib import Path
 import click
 
 _RANKS = 2
+_JOBS = (
+    ("gradvis-surface", "model.pt"),
+    ("gradvis-trajectory", "run.recording", "--surface", "--resolution", "21"),
+)
 _NEEDED = {"torch": "torch", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "plotly": "plotly"}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", default="gradvis-demo", type=click.Path(path_type=Path))
 def demo(folder: Path) -> None:
-    """Train a small network on real data and draw its loss surface, all in FOLDER (gradvis-demo by default)."""  # noqa: DOC501 - this is what --help prints
+    """Train a small network on real data, draw its loss surface and its training, all in FOLDER (or gradvis-demo)."""  # noqa: DOC501 - this is what --help prints
     missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
     if missing:
         raise ValueError(f'the demo needs {", ".join(missing)}; install them with: pip install "gradvis[demo]"')
@@ -29,16 +33,17 @@ def demo(folder: Path) -> None:
             shutil.copyfile(script, folder / "lenet.py")
     _run(folder, "python lenet.py", [sys.executable, "lenet.py"])
     launcher = _launcher()
-    surface = Path(sys.executable).with_name("gradvis-surface")
-    shown = "gradvis-surface model.pt"
-    if launcher:
-        _run(folder, f"mpirun -n {_RANKS} {shown}", [launcher, "-n", str(_RANKS), str(surface), "model.pt"])
-    else:
-        _run(folder, shown, [str(surface), "model.pt"])
+    for words in _JOBS:
+        command = [str(Path(sys.executable).with_name(words[0])), *words[1:]]
+        if launcher:
+            _run(folder, " ".join(["mpirun -n", str(_RANKS), *words]), [launcher, "-n", str(_RANKS), *command])
+        else:
+            _run(folder, " ".join(words), command)
     prefix = f"mpirun -n {_RANKS} " if launcher else ""
     click.echo(
-        f"\nAll of it is in {folder}; open {folder / 'model.surface.html'} in a browser. Try next:\n"
-        f"  {_entering(folder)} && {prefix}{shown} --normalize layer --out layer.surface.zarr"
+        f"\nAll of it is in {folder}; open {folder / 'model.surface.html'} and {folder / 'run.trajectory.html'} in a "
+        f"browser. Try next:\n  {_entering(folder)} && {prefix}gradvis-surface model.pt --normalize layer --out "
+        "layer.surface.zarr"
     )
 
 

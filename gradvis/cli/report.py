@@ -110,9 +110,8 @@ def went(trajectory: Trajectory, path: Path, pictures: list[Path]) -> str:
         own, there = track.own["loss"], track.plane["loss"]
         far = int(np.argmax(track.off_plane))
         lines.append(
-            f"{track.name}: loss {own[0]:.4g} at {track.labels[0]}, {own[-1]:.4g} at {track.labels[-1]}; farthest off "
-            f"the plane {track.off_plane[far]:.3g} at {track.labels[far]}, where the loss is {own[far]:.4g} and that of "
-            f"the plane {there[far]:.4g}"
+            f"{track.name}: loss {own[0]:.4g} at {track.labels[0]}, {own[-1]:.4g} at {track.labels[-1]}; farthest off the "
+            f"plane ({track.off_plane[far]:.3g}) is {track.labels[far]}: loss {own[far]:.4g}, {there[far]:.4g} on the plane"
         )
     return "\n".join([*lines, *map(str, pictures), f'{path}    (in Python: gradvis.open("{path}"))'])
 

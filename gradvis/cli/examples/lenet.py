@@ -1,13 +1,12 @@
 """A small convolutional network on scikit-learn's handwritten digits (1,797 images of 8 x 8 pixels).
 
-    python lenet.py                               trains it, keeps checkpoints, writes model.pt
-    mpirun -n 2 gradvis-surface model.pt          draws its loss surface
+    python lenet.py                                          trains it, records that, writes model.pt
+    mpirun -n 2 gradvis-surface model.pt                     draws its loss surface
+    mpirun -n 2 gradvis-trajectory run.recording --surface   draws where training went
 
 The data is that of E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine
 Learning Repository, 1998, as it comes with scikit-learn; nothing is downloaded.
 """
-
-from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
@@ -43,25 +42,28 @@ def objective() -> gradvis.Objective:
 
 
 def train(epochs: int = 10, batch: int = 64) -> None:
-    """SGD with momentum; a checkpoint before each epoch and at the end."""
+    """SGD with momentum, recorded; a lower learning rate for the last three epochs."""
     torch.manual_seed(0)
     images, classes = digits()
     model = LeNet()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    Path("checkpoints").mkdir(exist_ok=True)
-    for epoch in range(epochs + 1):
-        gradvis.save_checkpoint(f"checkpoints/{epoch:02d}.pt", model, objective="lenet.py:objective", epoch=epoch)
-        if epoch == epochs:
-            break
-        model.train()
-        hits = 0
-        for part in torch.randperm(len(images)).split(batch):
-            outputs = model(images[part])
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(outputs, classes[part]).backward()
-            optimizer.step()
-            hits += int((outputs.argmax(1) == classes[part]).sum())
-        print(f"epoch {epoch + 1:2d}: accuracy in training {hits / len(images):.3f}")
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs - 3])
+    with gradvis.record(
+        model, optimizer, out="run.recording", every_n_steps=10, objective="lenet.py:objective", fresh=True
+    ) as recorder:
+        for epoch in range(epochs):
+            model.train()
+            hits = 0
+            for part in torch.randperm(len(images)).split(batch):
+                outputs = model(images[part])
+                loss = nn.functional.cross_entropy(outputs, classes[part])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.log(loss=loss)
+                hits += int((outputs.argmax(1) == classes[part]).sum())
+            schedule.step()
+            print(f"epoch {epoch + 1:2d}: accuracy in training {hits / len(images):.3f}")
     gradvis.save_checkpoint("model.pt", model, objective="lenet.py:objective")
 
 
