@@ -64,6 +64,8 @@ def _onto(plane: Mapping[str, Any]) -> str:
     if plane.get("kind") != "pca":
         return f"onto a plane {_plane(plane)}"
     numbers = " and ".join(map(str, plane["components"]))
+    if plane.get("reused"):
+        return f"onto principal components {numbers} of {plane['checkpoints']} other checkpoints"
     shares = " and ".join(f"{100 * share:.1f} %" for share in plane["explained_variance"])
     walk = plane.get("random_walk")
     null = (

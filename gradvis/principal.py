@@ -114,7 +114,7 @@ def principal(
 def box(coords: Values) -> list[list[float]]:
     """From where to where a path and the origin reach along each axis."""
     around = np.vstack([coords, np.zeros(coords.shape[1])])
-    return np.stack([around.min(axis=0), around.max(axis=0)], axis=1).tolist()  # type: ignore[no-any-return]
+    return np.stack([around.min(axis=0), around.max(axis=0)], axis=1).tolist()
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 from gradvis.notes import note
 from gradvis.objective import Objective, Reader
 from gradvis.plane import Plane
-from gradvis.principal import principal
+from gradvis.principal import box, principal
 from gradvis.projection import NotFiniteError, Places, finite, places
 from gradvis.provenance import digest
 from gradvis.runs import Run
-from gradvis.schedule import Scheduler
+from gradvis.schedule import Scheduler, Serial
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +75,29 @@ def projected(
                 found = replace(found, about=about)
             return Projected(tuple(runs), tuple(readers), found, fallen, digest(products))
         fallen = places(reads, plane.origin, plane.directions, scheduler)
-        return Projected(tuple(runs), tuple(readers), plane, fallen, digest(fallen.coords, fallen.off_plane))
+        mark = digest(fallen.coords, fallen.off_plane)
+        return Projected(tuple(runs), tuple(readers), _of_others(plane, fallen), fallen, mark)
 
     try:
         return drop(runs, readers)
     except NotFiniteError:
         return drop(*_finite(runs, readers, finite([reader.read for reader in readers], d, scheduler)))
+
+
+def _of_others(plane: Plane, fallen: Places) -> Plane:
+    """A plane without what is true of those checkpoints alone from which it was made, if it is a principal one."""
+    if plane.about.get("kind") != "pca":
+        return plane
+    kept = {name: value for name, value in plane.about.items() if name not in {"explained_variance", "random_walk"}}
+    return replace(plane, about={**kept, "box": box(fallen.coords), "reused": True})
+
+
+def last_finite(objective: Objective, run: Run) -> Any:
+    """The last checkpoint of a run whose parameters are finite; its last one if none is."""
+    for checkpoint in reversed(run.checkpoints):
+        if all(finite([objective.reader(checkpoint).read], objective.space.d, Serial())):
+            return checkpoint
+    return run.checkpoints[-1]
 
 
 def _readers(objective: Objective | None, run: Run) -> Iterator[Reader]:
@@ -110,8 +127,9 @@ def _finite(runs: Sequence[Run], readers: Sequence[Reader], good: Sequence[bool]
         here = good[start : start + len(run.labels)]
         start += len(run.labels)
         if bad := [label for label, fine in zip(run.labels, here, strict=True) if not fine]:
-            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            note(f"{bad[0]}{more} of {run.name} hold NaN or inf and are left out; {sum(here)} checkpoints remain")
+            what = f"{bad[0]} and {len(bad) - 1} more of {run.name} hold NaN or inf and are left out"
+            what = what if len(bad) > 1 else f"{bad[0]} of {run.name} holds NaN or inf and is left out"
+            note(f"{what}; {sum(here)} checkpoint{'s remain' if sum(here) != 1 else ' remains'}")
         kept.append(run.kept([index for index, fine in enumerate(here) if fine]))
     if not all(run.labels for run in kept) or all(good):
         raise ValueError(

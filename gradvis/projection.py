@@ -7,10 +7,12 @@ ranks changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain
+from operator import add
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,13 +22,14 @@ from gradvis.arrays import Matrix, Values, Vector
 from gradvis.machine import threads
 from gradvis.schedule import Scheduler
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
+A = TypeVar("A", Values, "_Sums")
 Read = Callable[[slice], Vector]
 
 _TASK = 2**20  # parameters a task: some megabytes of directions come back from each
 _PART = 2**17  # parameters a thread reads at once, the unit of the sums,
 _ROOM = 2**24  # or fewer: so many numbers of all checkpoints
-_CACHE = 2**22  # bytes of float64 that are worked on at once: few calls, and what shared caches hold
+_CACHE = 2**20  # bytes of float64 that are worked on at once: what fits the second cache of common CPUs
 
 
 class NotFiniteError(ValueError):
@@ -39,7 +42,8 @@ def finite(reads: Sequence[Read], d: int, scheduler: Scheduler) -> list[bool]:
     def look(part: slice) -> list[bool]:
         return [bool(np.isfinite(read(part)).all()) for read in reads]
 
-    return [all(column) for column in zip(*_over_slices(look, len(reads), d, scheduler), strict=True)]
+    found = _over_slices(look, list, len(reads), d, scheduler)
+    return [all(column) for column in zip(*chain(*found), strict=True)]
 
 
 def gram(reads: Sequence[Read], d: int, scheduler: Scheduler) -> Values:
@@ -61,11 +65,12 @@ def gram(reads: Sequence[Read], d: int, scheduler: Scheduler) -> Values:
 
     def products(part: slice) -> Values:
         total = np.zeros((len(reads), len(reads)))
-        for steps in _differences(reads, reads[-1], part):
-            total += steps @ steps.T
+        for points, last in _pieces(reads, reads[-1], part):
+            points -= last
+            total += points @ points.T
         return total
 
-    total = _added(_over_slices(products, len(reads), d, scheduler))
+    total = _added(_over_slices(products, _added, len(reads), d, scheduler))
     if not np.isfinite(total).all():
         raise NotFiniteError("finite checkpoints were wanted, but one has NaN or inf in it; leave it out")
     return total
@@ -101,9 +106,9 @@ def places(reads: Sequence[Read], origin: Vector, directions: Matrix, scheduler:
         NotFiniteError: If a checkpoint is not finite.
     """
 
-    def make(steps: Values, part: slice) -> Values:
-        del steps
-        return directions[:, part].astype(np.float64)
+    def make(points: Values, zero: Values, part: slice) -> Matrix:
+        del points, zero
+        return directions[:, part]
 
     start = np.zeros((len(reads), len(directions)))
     first, _ = _residuals(reads, origin.__getitem__, start, make, origin.size, scheduler)
@@ -136,12 +141,13 @@ def combined(
     Returns:
         The directions, (k, d), and the places on the plane that they span at the last checkpoint.
     """
+    total = weights.sum(axis=1, keepdims=True)
 
-    def make(steps: Values, part: slice) -> Values:
+    def make(points: Values, zero: Values, part: slice) -> Matrix:
         del part
-        return (weights @ steps).astype(dtype).astype(np.float64)  # as they will be kept
+        return (weights @ points - total * zero).astype(dtype)
 
-    sums, parts = _residuals(reads, reads[-1], coords, make, d, scheduler, dtype)
+    sums, parts = _residuals(reads, reads[-1], coords, make, d, scheduler, True)
     return np.concatenate(parts, axis=1), sums.refined(coords)
 
 
@@ -159,6 +165,9 @@ class _Sums:
     along: Values
     spanned: Values
 
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(self.squares + other.squares, self.along + other.along, self.spanned + other.spanned)
+
     def refined(self, coords: Values) -> Places:
         """Least-squares coordinates from those for which the sums were made."""
         change = np.linalg.solve(self.spanned, self.along.T).T
@@ -170,56 +179,66 @@ def _residuals(
     reads: Sequence[Read],
     origin: Read,
     coords: Values,
-    make: Callable[[Values, slice], Values],
+    make: Callable[[Values, Values, slice], Matrix],
     d: int,
     scheduler: Scheduler,
-    keep: Any = None,
+    keep: bool = False,
 ) -> tuple[_Sums, list[Matrix]]:
-    """The sums of `_Sums`, and the directions in the dtype `keep`, task by task, if they are wanted."""
+    """The sums of `_Sums`, and the directions, part by part, if they are to be kept.
 
-    def measure(part: slice) -> tuple[tuple[Values, Values, Values], list[Matrix]]:
-        k = coords.shape[1]
-        squares, along, spanned = np.zeros(len(reads)), np.zeros(coords.shape), np.zeros((k, k))
-        made = []
-        where = part.start
-        room = np.empty(0)
-        for steps in _differences(reads, origin, part):
-            directions = make(steps, slice(where, where + steps.shape[1]))
-            where += steps.shape[1]
-            room = room if room.shape == steps.shape else np.empty(steps.shape)
-            steps -= np.matmul(coords, directions, out=room)
-            squares += np.einsum("tp,tp->t", steps, steps)
-            along += steps @ directions.T
-            spanned += directions @ directions.T
-            if keep is not None:
-                made.append(directions.astype(keep))
-        return (squares, along, spanned), made
+    Args:
+        reads: See `gram`.
+        origin: Reads where the coordinates are zero.
+        coords: Of the checkpoints, (t, k).
+        make: The directions, (k, p), from the checkpoints and the origin, (t, p) and (p,), of a slice.
+        d: Parameters of each.
+        scheduler: Who computes.
+        keep: Whether the directions are wanted.
+    """
+    inside = np.hstack([coords, np.ones((len(reads), 1))])  # the origin is subtracted with what lies on the plane
 
-    found = _over_slices(measure, len(reads), d, scheduler)
-    sums = _Sums(*(_added([part[index] for part, _ in found]) for index in range(3)))
-    return sums, [each for _, made in found for each in made]
+    def measure(part: slice) -> tuple[_Sums, list[Matrix]]:
+        made: list[Matrix] = []
+        sums: list[_Sums] = []
+        room, where = np.empty(0), part.start
+        for points, zero in _pieces(reads, origin, part):
+            directions = make(points, zero, slice(where, where + zero.size))
+            where += zero.size
+            wide = directions.astype(np.float64)  # as they are kept
+            room = room if room.shape == points.shape else np.empty(points.shape)
+            points -= np.matmul(inside, np.vstack([wide, zero]), out=room)
+            sums.append(_Sums(np.einsum("tp,tp->t", points, points), points @ wide.T, wide @ wide.T))
+            made += [directions] if keep else []
+        return _added(sums), made
+
+    def gather(parts: Iterable[tuple[_Sums, list[Matrix]]]) -> tuple[_Sums, list[Matrix]]:
+        sums, made = zip(*parts, strict=True)
+        return _added(sums), list(chain(*made))
+
+    return gather(_over_slices(measure, gather, len(reads), d, scheduler))
 
 
-def _differences(reads: Sequence[Read], origin: Read, part: slice) -> Iterator[Values]:
-    """The steps from the origin, (t, p) in float64, piece by piece of a slice; each takes the place of the last."""
+def _pieces(reads: Sequence[Read], origin: Read, part: slice) -> Iterator[tuple[Values, Values]]:
+    """The checkpoints and the origin, (t, p) and (p,) in float64, piece by piece; each takes the place of the last."""
     size, width = part.stop - part.start, max(256, _CACHE // (8 * len(reads)))
-    values, zero = [read(part) for read in reads], origin(part)
+    values, zero = [read(part) for read in reads], origin(part).astype(np.float64)
     room = np.empty(len(reads) * min(width, size))
     for start in range(0, size, width):
         stop = min(start + width, size)
         flat = room[: len(reads) * (stop - start)]
         np.concatenate([value[start:stop] for value in values], out=flat)  # one call: threads wait for each other's
-        steps = flat.reshape(len(reads), -1)
-        steps -= zero[start:stop].astype(np.float64)
-        yield steps
+        yield flat.reshape(len(reads), -1), zero[start:stop]
 
 
-def _over_slices(work: Callable[[slice], T], count: int, d: int, scheduler: Scheduler) -> list[T]:
-    """What comes of each part, in order; the ranks share the tasks, their threads the parts of a task.
+def _over_slices(
+    work: Callable[[slice], T], gather: Callable[[Iterable[T]], S], count: int, d: int, scheduler: Scheduler
+) -> list[S]:
+    """What comes of each task, in order; the ranks share the tasks, their threads the parts of a task.
 
     Args:
         work: On a slice of the parameters.
-        count: How many checkpoints it reads.
+        gather: Makes one of what comes of the parts of a task, in their order.
+        count: How many checkpoints are read.
         d: Parameters of each.
         scheduler: Who computes.
     """
@@ -232,17 +251,14 @@ def _over_slices(work: Callable[[slice], T], count: int, d: int, scheduler: Sche
     # Threads of BLAS under ours would wait for each other, and their number would change bits.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads(scheduler.cpu_sharers)) as pool:
 
-        def task(index: int) -> list[T]:
+        def task(index: int) -> S:
             stop = min((index + 1) * _TASK, d)
             parts = [slice(start, min(start + width, stop)) for start in range(index * _TASK, stop, width)]
-            return list(pool.map(quietly, parts))
+            return gather(pool.map(quietly, parts))
 
-        return list(chain(*scheduler.map(task, -(-d // _TASK))))
+        return scheduler.map(task, -(-d // _TASK))
 
 
-def _added(parts: Sequence[Values]) -> Values:
-    """Their sum, in their order."""
-    total = np.zeros_like(parts[0])
-    for part in parts:
-        total += part
-    return total
+def _added(parts: Iterable[A]) -> A:
+    """Their sum, in their order, each dropped when it is added."""
+    return reduce(add, parts)

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from gradvis.arrays import Vector
 from gradvis.notes import note
 from gradvis.rows import Plan, Row, Rows, begin
 from gradvis.stream import Stream, reason
@@ -99,8 +100,8 @@ class Recorder(ABC):
         return Stream(rows, options.disk_budget).forecast(options.every_n_steps, self._first, options.total_steps)
 
     @abstractmethod
-    def _take(self) -> Row:
-        """Where training stands now."""
+    def _take(self, spare: Vector | None = None) -> Row:
+        """Where training stands now; in memory that can be had again, if there is some: new memory takes longer."""
 
     def _detach(self) -> None:  # noqa: B027 - a loop without an optimizer has no hook
         """For backends: steps need not be told any more."""
@@ -146,10 +147,13 @@ class Recorder(ABC):
         self._guarded(lambda: self._advance(now, due=True) if now > self.step else self._again())
 
     def _again(self) -> None:
-        row = self._take()
-        row.loss = nan if self._loss is None else self._loss
-        self._row = row
-        self._keep(row)
+        self._row = self._take()
+        self._label(self._row)
+        self._keep(self._row)
+
+    def _label(self, row: Row | None) -> None:
+        if row is not None:
+            row.loss = nan if self._loss is None else self._loss
 
     def stepped(self) -> None:
         """For backends: the optimizer has taken a step."""
@@ -160,20 +164,26 @@ class Recorder(ABC):
         self._settle()
         self.step = step
         self._loss = self._logged_loss() if self._before else None
-        self._row = self._take() if (due and not self._full) or self._ring.maxlen else None
+        self._row = self._take(self._spare()) if (due and not self._full) or self._ring.maxlen else None
+        self._label(self._row)
         if self._row is not None:
-            self._row.loss = nan if self._loss is None else self._loss
             self._ring.append(self._row)
             if due:
                 self._keep(self._row)
         self._check()
 
+    def _spare(self) -> Vector | None:
+        """The memory of the row that leaves the ring, if it is not on its way to the disk."""
+        if not self._ring.maxlen or len(self._ring) < self._ring.maxlen:
+            return None
+        oldest = self._ring.popleft()
+        return None if oldest.step in self._recorded else oldest.parameters
+
     def _settle(self) -> None:
         """End the last step: what was logged after it is its loss, and its row is written."""
         if self._before is False and self._logged:
             self._loss = self._logged_loss()
-            if self._row is not None:
-                self._row.loss = self._loss
+            self._label(self._row)
             self._check()
         self._stream.release()
 
@@ -231,7 +241,7 @@ class Recorder(ABC):
         self._settle()
         if self.step not in self._recorded:
             row = self._take()
-            row.loss = nan if self._loss is None else self._loss
+            self._label(row)
             self._keep(row, last=True)
 
     def _end(self, why: str = "") -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from gradvis.arrays import Values
 from gradvis.between import names_of
-from gradvis.recording import Recording
+from gradvis.recording import Recorded, Recording
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".keras", ".h5")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -86,13 +87,19 @@ def _listed(sources: Any) -> list[Run]:
     given = list(sources)
     wholes = [each for each in given if _is_run(each)]
     loose = [each for each in given if not _is_run(each)]
-    names = names_of(wholes) if wholes else []
+    names = names_of([os.path.abspath(_path(each)) for each in wholes]) if wholes else []
     found = [_run(each, _stem(name)) for each, name in zip(wholes, names, strict=True)]
     return found + ([_loose(loose, None)] if loose else [])
 
 
 def _is_one(source: Any) -> bool:
-    return isinstance(source, (str, PathLike, Recording)) or hasattr(source, "state_dict")
+    """Whether it is no list of things; networks may be lists of layers."""
+    whole = isinstance(source, (str, PathLike, Recording, Mapping)) or hasattr(source, "state_dict")
+    return whole or not isinstance(source, Iterable)
+
+
+def _path(source: Any) -> Path:
+    return source.path if isinstance(source, Recording) else Path(source)
 
 
 def _is_run(source: Any) -> bool:
@@ -115,17 +122,18 @@ def _run(source: Any, name: str | None) -> Run:
             return _recorded(Recording(source), name)
         whole = Path(source).resolve()
         return _loose(_files(Path(source)), name or (_stem(whole.name) if whole.is_dir() else None))
-    return _loose(list(source), name)
+    return _loose([source] if _is_one(source) else list(source), name)
 
 
 def _is_recording(path: Path) -> bool:
     return (path / "zarr.json").is_file()
 
 
-def _recorded(recording: Recording, name: str | None) -> Run:
-    checkpoints = recording.checkpoints()
+def _recorded(recording: Recording, name: str | None, some: Sequence[Recorded] | None = None) -> Run:
+    """The steps of a recording, or some of them."""
+    checkpoints = recording.checkpoints() if some is None else some
     steps = np.array([each.step for each in checkpoints], np.float64)
-    rates = np.asarray(recording.learning_rates, np.float64)
+    rates = np.asarray(recording.small["learning_rate"][[each.row for each in checkpoints]], np.float64)
     rate = rates[:, 0] if rates.ndim == 2 and rates.shape[1] and np.isfinite(rates[:, 0]).any() else None
     labels = tuple(f"step {each.step}" for each in checkpoints)
     return Run(name or _stem(recording.path.name), tuple(checkpoints), labels, steps, rate)
@@ -145,7 +153,7 @@ def _files(source: Path) -> list[Path]:
         found = [Path(each) for each in glob.glob(os.fspath(source))]
     if not found:
         raise ValueError(f"checkpoints were wanted, but {source} has none ({', '.join(_SUFFIXES)}); give their paths")
-    return sorted(found, key=lambda path: natural(path.name))
+    return sorted(found, key=lambda path: natural(str(path)))
 
 
 def _is_folder_of_weights(path: Path) -> bool:
@@ -158,25 +166,38 @@ def natural(name: str) -> list[Any]:
     >>> sorted(["ckpt-10.pt", "ckpt-2.pt"], key=natural)
     ['ckpt-2.pt', 'ckpt-10.pt']
     """
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def in_order(paths: Iterable[str]) -> list[str]:
-    """Paths of a command line: in natural order if they came as a shell lists a glob, else as they came.
+    """Paths of a command line: in natural order where they came as a shell lists a glob, else as they came.
 
     >>> in_order(["c-1.pt", "c-10.pt", "c-2.pt"]), in_order(["start.pt", "end.pt"])
     (['c-1.pt', 'c-2.pt', 'c-10.pt'], ['start.pt', 'end.pt'])
+    >>> in_order(["step-10.pt", "step-2.pt", "last.pt"])  # a glob, and one more
+    ['step-2.pt', 'step-10.pt', 'last.pt']
     """
     given = list(paths)
-    return sorted(given, key=natural) if given == sorted(given) else given
+    if given == sorted(given):
+        return sorted(given, key=natural)
+    alike = [list(group) for _, group in groupby(given, lambda path: _NUMBER.sub("#", path))]
+    return [path for group in alike for path in (sorted(group, key=natural) if group == sorted(group) else group)]
 
 
 def _loose(checkpoints: list[Any], name: str | None) -> Run:
     """A run of checkpoints that belong together."""
+    recordings = {each.recording.path if isinstance(each, Recorded) else None for each in checkpoints}
+    if len(recordings) == 1 and None not in recordings:
+        return _recorded(checkpoints[0].recording, name, checkpoints)
     labels = tuple(names_of(checkpoints)) if checkpoints else ()
     paths = [fspath(each) for each in checkpoints if isinstance(each, (str, PathLike))]
-    folder = Path(paths[0]).resolve().parent.name if paths else ""
-    return Run(name or folder or "training", tuple(checkpoints), labels, _steps(labels))
+    folder = Path(os.path.commonpath([Path(path).resolve().parent for path in paths])).name if paths else ""
+    return Run(
+        name or folder or "training",
+        tuple(checkpoints),
+        labels,
+        _steps(labels if len(paths) == len(labels) else ("",) * len(labels)),
+    )
 
 
 def _steps(labels: tuple[str, ...]) -> Values:

@@ -261,7 +261,7 @@ SURFACES = {
         ["model.pt", "--plane", "between", "--through", "model.pt"],
         "checkpoints that differ were wanted, but .* two of them are the same, or three lie on a line; leave one out",
     ),
-    "through without between": (["model.pt", "--through", "wide.pt"], "--plane between; give that, or leave --through"),
+    "through without between": (["model.pt", "--through", "wide.pt"], "--plane between or pca; give one of these"),
     "normalised between": (
         ["model.pt", "--plane", "between", "--through", "wide.pt", "--normalize", "layer"],
         "--normalize belongs to random planes; leave it out",

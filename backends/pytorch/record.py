@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gradvis.arrays import Vector
 from gradvis.backends.pytorch.checkpoints import check_named
 from gradvis.backends.pytorch.snapshot import Snapshots
 from gradvis.recorder import Options, Recorder
@@ -83,9 +84,9 @@ class TorchRecorder(Recorder):
             self._hook.remove()
 
     @torch.no_grad()
-    def _take(self) -> Row:
+    def _take(self, spare: Vector | None = None) -> Row:
         rates = [float(group.get("lr", nan)) for group in self._groups] + [nan] * self._plan.groups
-        return Row(self.step, *self._snapshots.take(), np.array(rates[: self._plan.groups]))
+        return Row(self.step, *self._snapshots.take(spare), np.array(rates[: self._plan.groups]))
 
 
 def _innermost(optimizer: Any) -> Optimizer | None:

@@ -54,8 +54,8 @@ class Snapshots:
             left_out=tuple(name for name in _named(self._model) if name not in taken),
         )
 
-    def take(self) -> tuple[Vector, np.ndarray, Values]:
-        """Parameters (d,), bytes of buffers, and gradient norms (layers,).
+    def take(self, spare: Vector | None = None) -> tuple[Vector, np.ndarray, Values]:
+        """Parameters (d,), in `spare` if that is given, bytes of buffers, and gradient norms (layers,).
 
         Raises:
             ValueError: If the model has other tensors than at the start.
@@ -65,11 +65,12 @@ class Snapshots:
             if {name: value.shape for name, value in now.items()} != {n: value.shape for n, value in then.items()}:
                 raise ValueError("the model has other parameters or buffers than at the start; record it anew")
         raw = (_raw(value) for value in buffers.values())
-        return _flat(parameters.values(), self.dtype), _flat(raw, torch.uint8), _norms(parameters.values())
+        return _flat(parameters.values(), self.dtype, spare), _flat(raw, torch.uint8), _norms(parameters.values())
 
     def _split(self) -> tuple[Tensors, Tensors]:
         """Parameters and buffers; a parameter that holds no floating numbers counts as a buffer."""
-        parameters, buffers = {}, {}
+        parameters: Tensors = {}
+        buffers: Tensors = {}
         for name, value in _named(self._model).items():
             chosen = not isinstance(value, nn.Parameter) or any(fnmatchcase(name, each) for each in self._patterns)
             if chosen and name in self._persistent and is_plain(value):
@@ -130,12 +131,17 @@ def _raw(value: Tensor) -> Tensor:
     return value.detach().to(_kept(value)).contiguous().reshape(-1).view(torch.uint8)
 
 
-def _flat(values: Iterable[Tensor], dtype: torch.dtype) -> np.ndarray:
+def _flat(values: Iterable[Tensor], dtype: torch.dtype, spare: np.ndarray | None = None) -> np.ndarray:
     """One after the other on the host: flattened on their device, then one copy (for each device in turn)."""
     groups = groupby(values, key=lambda value: value.device)
-    parts = [torch.cat([v.detach().reshape(-1).to(dtype) for v in group]).cpu() for _, group in groups]
-    flat: np.ndarray = (parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, dtype=dtype), *parts])).numpy()
-    return flat
+    parts = [(device, [value.detach().reshape(-1).to(dtype) for value in group]) for device, group in groups]
+    out = None if spare is None else torch.from_numpy(spare)
+    if len(parts) == 1 and parts[0][0].type == "cpu":
+        flat = torch.cat(parts[0][1], out=out)
+    else:
+        flat = torch.cat([torch.empty(0, dtype=dtype), *(torch.cat(part).cpu() for _, part in parts)], out=out)
+    whole: np.ndarray = flat.numpy()
+    return whole
 
 
 def _norms(parameters: Iterable[Tensor]) -> Values:

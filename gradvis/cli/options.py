@@ -71,7 +71,7 @@ def ending(command: F) -> F:
     return _given(command, _ENDING)
 
 
-def _given(command: F, options: list[Callable[[F], F]]) -> F:
+def _given(command: F, options: list[Callable[[Any], Any]]) -> F:
     for option in reversed(options):
         command = option(command)
     return command

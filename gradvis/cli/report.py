@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from gradvis.schedule import Scheduler
 from gradvis.surface import Cost, Surface
+from gradvis.tracks import Track
 from gradvis.trajectory import Trajectory
 
 _FIRST_LINE, _LINES = 5.0, 60.0  # seconds to the first line and between two, where no terminal shows a bar
@@ -106,14 +107,17 @@ def went(trajectory: Trajectory, path: Path, pictures: list[Path]) -> str:
     for index, share in enumerate(shares):
         null = f" (a random walk has {100 * walk[index]:.1f} %)" if walk else ""
         lines.append(f"component {plane['components'][index]}: {100 * share:.1f} % of the variance{about}{null}")
-    for track in trajectory.tracks:
-        own, there = track.own["loss"], track.plane["loss"]
-        far = int(np.argmax(track.off_plane))
-        lines.append(
-            f"{track.name}: loss {own[0]:.4g} at {track.labels[0]}, {own[-1]:.4g} at {track.labels[-1]}; farthest off the "
-            f"plane ({track.off_plane[far]:.3g}) is {track.labels[far]}: loss {own[far]:.4g}, {there[far]:.4g} on the plane"
-        )
+    lines += map(_of_run, trajectory.tracks)
     return "\n".join([*lines, *map(str, pictures), f'{path}    (in Python: gradvis.open("{path}"))'])
+
+
+def _of_run(track: Track) -> str:
+    own, there, off = track.own["loss"], track.plane["loss"], track.off_plane
+    far = int(np.argmax(off))
+    return (
+        f"{track.name}: loss {own[0]:.4g} at {track.labels[0]}, {own[-1]:.4g} at {track.labels[-1]}; farthest off the "
+        f"plane ({off[far]:.3g}) is {track.labels[far]}, with {own[far]:.4g} and {there[far]:.4g} on the plane"
+    )
 
 
 def found(surface: Surface, path: Path, pictures: list[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from gradvis.cli.planes import reused
 from gradvis.cli.report import Progress, estimate, went
 from gradvis.cli.start import Start, start
 from gradvis.directions import random_plane
-from gradvis.grid import around, grid
+from gradvis.grid import around, grid, grid_on
 from gradvis.plane import Plane
+from gradvis.projected import last_finite
 from gradvis.provenance import command_line
 from gradvis.runs import Run, in_order, runs_of
 from gradvis.schedule import Scheduler
@@ -71,7 +73,7 @@ def trajectory(
 
     CKPT... are the checkpoints of one training run in their order (ckpt-2.pt before ckpt-10.pt, as a shell's
     ckpt-*.pt is read), or recordings of gradvis.record, or folders of checkpoints: each of these is a run of its own.
-    The last checkpoint names its objective, or --objective does. --surface adds the loss around the path.
+    The checkpoints name their objective, or --objective does. --surface adds the loss around the path.
     """
     del debug  # the door reads it
     numbers = components(rest.pop("components")) or [1, 2]
@@ -80,12 +82,15 @@ def trajectory(
     _check(plane, numbers, anchored, through, ground, {**axes, "margin": margin})
     runs = runs_of(in_order(checkpoints), every)
     talks = scheduler.is_root and not quiet
-    last = runs[-1].checkpoints[-1]
-    begun = start(last, named, arguments, rest, scheduler, key=key, trust=trust, talks=talks)
+    first = runs[-1].checkpoints[0]  # the last one may have diverged
+    begun = start(first, named, arguments, rest, scheduler, key=key, trust=trust, talks=talks)
     if talks:
         click.echo("\n".join(map(_told, runs)), err=True)
     runs = begun.readable(runs)
+    begun = replace(begun, objective=begun.objective.at(last_finite(begun.objective, runs[-1])))
     where = _plane(plane, begun, runs, through)
+    if ground and where is not None:
+        grid_on(where, **axes)
     if dry_run or not quiet:
         costs = [("measurements", trajectory_cost(begun.objective, runs, scheduler))]
         if dry_run and ground:
@@ -98,7 +103,7 @@ def trajectory(
         return
     path = Path(f"{_name(runs)}.trajectory.zarr" if out is None else out)
     about = {"name": _name(runs), "command": command_line(sys.argv), "source": Path(begun.source).name}
-    options = {"fresh": fresh, "scheduler": scheduler, "provenance": about}
+    options: dict[str, Any] = {"fresh": fresh, "scheduler": scheduler, "provenance": about}
     with Progress(talks, "checkpoints") as progress:
         result = project_trajectory(
             begun.objective, runs, where, components=numbers, anchored=anchored, out=path, progress=progress,
@@ -135,12 +140,17 @@ def _check(
     if given := [name for name, value in axes.items() if value is not None and not ground]:
         raise click.UsageError(f"--{given[0]} belongs to the surface; give --surface too, or leave it out")
     if ground:
-        grid(len(numbers), 1.0 if axes["span"] is None else axes["span"], axes["resolution"])
+        if plane == "pca":  # the others' dimensions are known when they are made
+            grid(len(numbers), 1.0 if axes["span"] is None else axes["span"], axes["resolution"])
         around([[0.0, 1.0]], _MARGIN if axes["margin"] is None else axes["margin"])
 
 
 def _plane(kind: str, begun: Start, runs: Sequence[Run], through: tuple[str, ...]) -> Plane | None:
-    """The plane of that kind; None for the principal one of the runs."""
+    """The plane of that kind; None for the principal one of the runs.
+
+    Raises:
+        click.UsageError: If a plane between checkpoints has too few of them, or too many.
+    """
     if kind == "pca":
         return None
     if kind == "random":
@@ -148,7 +158,12 @@ def _plane(kind: str, begun: Start, runs: Sequence[Run], through: tuple[str, ...
     if kind != "between":
         return reused(kind, begun.objective)[0]
     names = [*(run.name for run in runs), *names_of(through)] if through else [run.name for run in runs]
-    ends = [*(run.checkpoints[-1] for run in runs), *map(begun.read, through)]
+    if not 2 <= len(names) <= 4:
+        raise click.UsageError(
+            "--plane between goes through the ends of the runs and each --through, two to four checkpoints, but "
+            f"{len(names)} came; add or drop some"
+        )
+    ends = [*(last_finite(begun.objective, run) for run in runs), *map(begun.read, through)]
     return plane_between(begun.objective, *ends, names=names)
 
 
