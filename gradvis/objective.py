@@ -305,7 +305,7 @@ def objective(model: Any, data: Any = None, loss: Any = None, **options: Any) ->
 
 
 def record(model: Any, optimizer: Any = None, *, out: str | PathLike[str], **options: Any) -> Any:
-    """Record training: parameters, buffers, loss, learning rate and gradient norms of every so-manieth step.
+    """Record training: parameters, buffers, loss, learning rate and gradient norms of every n-th step.
 
     Args:
         model: A `torch.nn.Module`.
@@ -315,7 +315,7 @@ def record(model: Any, optimizer: Any = None, *, out: str | PathLike[str], **opt
             `gradvis.backends.pytorch.record`.
 
     Returns:
-        A `Recorder`, a context manager; `log(loss=...)` tells it what a hook cannot see.
+        A `Recorder`, a context manager; `log(loss=...)`, before or after the step, tells it what a hook cannot see.
     """
     return _backend(model).record(model, optimizer, out=out, **options)
 

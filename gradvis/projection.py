@@ -248,7 +248,7 @@ def _over_slices(
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is seen in the sums
             return work(part)
 
-    # Threads of BLAS under ours would wait for each other, and their number would change bits.
+    # Threads of BLAS under ours would wait for each other, and their number could change bits.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads(scheduler.cpu_sharers)) as pool:
 
         def task(index: int) -> S:

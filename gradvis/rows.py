@@ -21,7 +21,7 @@ from gradvis.layout import open_array
 from gradvis.provenance import differences, versions
 from gradvis.recording import BIG, KIND, SMALL, Part, valid_rows
 
-INNER = 4_000_000  # bytes of an inner chunk: what is read for a slice of a step
+INNER = 2**19  # bytes of an inner chunk, at most: what is read for a slice of a step
 _SMALL_CHUNK, _SMALL_ROWS = 2**17, 1024  # bytes and rows: rewritten with every row, yet few files
 _METADATA = 2**16  # bytes of zarr.json, more than enough
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from gradvis.plots.caption import caption
-from gradvis.plots.view import SurfaceLike, check_name
+from gradvis.plots.view import SurfaceLike, TrajectoryLike, check_name, under
 
 __all__ = ["caption", "export", "plot", "plot_many"]
 
@@ -23,7 +23,7 @@ _FILMS = (".gif", ".mp4")
 
 
 def plot(
-    surface: SurfaceLike,
+    result: SurfaceLike | TrajectoryLike,
     path: str | os.PathLike[str] | None = None,
     *,
     kind: str | None = None,
@@ -31,24 +31,32 @@ def plot(
     ax: Any = None,
     log: bool | None = None,
     size: str = "page",
+    ground: SurfaceLike | None = None,
 ) -> Any:
-    """Draw a surface, and save the picture if a path is given.
+    """Draw a surface or a trajectory, and save the picture if a path is given.
 
     A plane comes as a contour and a 3-D surface, a line as a curve, a volume as its three central
     slices; an html page as one surface to turn about, with every metric in it, a curve, or shells of
     equal value; a film as a 3-D surface that turns about.
 
+    A trajectory comes as its path on the plane, beside it over the steps of training the loss of the checkpoints
+    themselves (true loss), that of their places on the plane, and how far off the plane they lie. A mark shows
+    where the learning rate fell to a half or less between two checkpoints. A page has a slider over the steps;
+    in a film the path grows. On a surface with `tracks` their paths are drawn too.
+
     Args:
-        surface: What `loss_surface` or `open` returned.
+        result: What `loss_surface`, `project_trajectory` or `open` returned.
         path: Where the picture goes: .png, .svg, .pdf, .gif, .mp4, or .html for a page that works offline.
             Written atomically.
         kind: `contour`, `surface` or `both`; lines and volumes have one kind only. Default: `both`, and `contour`
-            where an `ax` is given.
+            where an `ax` is given. Of a trajectory `contour` is the path alone, and the other two show it on its
+            ground in 3-D.
         metric: What is drawn; for a page, what it shows first. Default: the loss, and beside the curve of a line
             a metric between 0 and 1 (accuracy, if there is one) on a second axis.
         ax: A matplotlib axes to draw into, instead of a figure of our own.
         log: Logarithmic or linear; the default is the rule of `gradvis.plots.scale.scale`.
         size: Of a figure of our own: `column` (3.5 in wide), `page` (7.2 in) or `slide` (12 in).
+        ground: For a trajectory, a surface on the same plane to draw its path on.
 
     Returns:
         A matplotlib Figure, or a plotly one for a page.
@@ -60,6 +68,21 @@ def plot(
     target, suffix = _checked(path, kind, size)
     if ax is not None and suffix in (".html", *_FILMS):
         raise ValueError(f"an ax is for .png, .svg or .pdf, but {suffix} came; leave one of them out")
+    if not isinstance(result, SurfaceLike) and kind in ("surface", "both"):
+        if ground is None:
+            raise ValueError(f"kind={kind!r} shows a path on its ground, but no ground came; give one")
+        result, ground = under(result, ground), None
+    if isinstance(result, SurfaceLike):
+        if ground is not None:
+            raise ValueError("a ground is for a trajectory, but a surface came; draw one of them")
+        return _surface(result, target, suffix, kind, metric, ax, log, size)
+    return _trajectory(result, target, suffix, kind, metric, ax, log, size, ground)
+
+
+def _surface(
+    surface: SurfaceLike, target: Path | None, suffix: str, kind: str | None, metric: str | None, ax: Any,
+    log: bool | None, size: str,
+) -> Any:  # fmt: skip
     if target and suffix == ".html":
         page = _library("interactive")
         figure = page.draw(surface, kind, metric, log)
@@ -75,6 +98,26 @@ def plot(
     if target:
         _write(target, lambda file: static.save(figure, file, suffix[1:]))
     return figure
+
+
+def _trajectory(
+    result: TrajectoryLike, target: Path | None, suffix: str, kind: str | None, metric: str | None, ax: Any,
+    log: bool | None, size: str, ground: SurfaceLike | None,
+) -> Any:  # fmt: skip
+    if target and suffix == ".html":
+        page, paths = _library("interactive"), _library("interactive_track")
+        figure = paths.draw(result, ground, kind, metric, log)
+        _write(target, lambda file: page.save(figure, file))
+        return figure
+    drawing = _library("static_path").draw(
+        result, ground, kind, metric, ax, log, size, with_caption=suffix in (".png", *_FILMS)
+    )
+    if target and suffix in _FILMS:
+        film = _library("film")
+        _write(target, lambda file: film.save_growing(drawing, result.tracks, file))
+    elif target:
+        _write(target, lambda file: _library("static").save(drawing.figure, file, suffix[1:]))
+    return drawing.figure
 
 
 def plot_many(
@@ -126,16 +169,20 @@ def plot_many(
     return figure
 
 
-def export(surface: SurfaceLike, path: str | os.PathLike[str]) -> None:
-    """Write the numbers of a surface for other programs: .vtk, .csv or .nc (netCDF 3). Written atomically.
+def export(result: SurfaceLike | TrajectoryLike, path: str | os.PathLike[str]) -> None:
+    """Write the numbers of a result for other programs: .vtk, .csv or .nc (netCDF 3). Written atomically.
+
+    A surface comes with a line a point. A trajectory comes with a line a checkpoint: its run, step, label, place on
+    the plane, distance from it, own metrics and those of its place; as .vtk, a polyline a run.
 
     Raises:
         ValueError: If the suffix is another one, or the folder does not exist.
     """
     target = Path(path)
     check_name("the suffix of an export", target.suffix.lower(), TABLES)
-    save = getattr(import_module("gradvis.plots.tables"), f"as_{target.suffix.lower()[1:]}")
-    _write(target, lambda file: save(surface, file))
+    tables = import_module(f"gradvis.plots.{'tables' if isinstance(result, SurfaceLike) else 'tables_path'}")
+    save = getattr(tables, f"as_{target.suffix.lower()[1:]}")
+    _write(target, lambda file: save(result, file))
 
 
 def _checked(path: str | os.PathLike[str] | None, kind: str | None, size: str) -> tuple[Path | None, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gradvis.plots.view import GREEK, shortened
+from gradvis.plots.view import GREEK
+from gradvis.plots.words import shortened
 
 _DIRECTIONS = {  # what an axis is called, and what all of them are
     "random": ("random direction", "random directions"),
@@ -29,6 +30,16 @@ def _directions(plane: Mapping[str, Any]) -> tuple[str, str, str]:
     return one, all_, _NORMALIZED.get(str(plane.get("normalize")), "")
 
 
+def directions(plane: Mapping[str, Any]) -> str:
+    """What spans a plane, and how it was normalised; nothing if that is not known.
+
+    >>> directions({"kind": "random", "normalize": "filter", "seed": 7})
+    'random directions, filter-normalised'
+    """
+    _, nouns, normalized = _directions(plane)
+    return ", ".join(filter(None, [nouns, normalized])) if nouns else ""
+
+
 def axis_label(about: Mapping[str, Any], dim: str, short: bool = False) -> str:
     """The label of an axis.
 
@@ -38,10 +49,37 @@ def axis_label(about: Mapping[str, Any], dim: str, short: bool = False) -> str:
     plane = about.get("plane") or {}
     noun, _, normalized = _directions(plane)
     number = list(GREEK).index(dim) + 1
+    if told := _component(plane, number - 1, short):
+        return told
     if names := _ends(plane, 14 if short else 28):
         return f"{GREEK[dim]} · {'' if short else f'from {names[0]} '}to {names[number]}"
     label = f"{GREEK[dim]} · {noun} {number}"
     return f"{label}, {normalized}" if normalized and not short else label
+
+
+def _component(plane: Mapping[str, Any], index: int, short: bool) -> str:
+    """A principal direction with the variance that it explains, beside that of a random walk."""
+    shares, walk = plane.get("explained_variance"), plane.get("random_walk")
+    if plane.get("kind") != "pca" or shares is None or index >= len(shares):
+        return ""
+    number = (plane.get("components") or range(1, index + 2))[index]
+    text = f"PC {number}, {_percent(shares[index])}"
+    if short:
+        return text
+    about, gap = (" about the last checkpoint", "\n") if plane.get("anchored") else ("", " ")
+    null = f"{gap}(random walk: {_percent(walk[index])})" if walk is not None and index < len(walk) else ""
+    return f"{text} of the variance{about}{null}"
+
+
+def _percent(share: float) -> str:
+    """A share as people read it: two digits at most, and no line break in it.
+
+    >>> [_percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (0.8312, 0.0042, 0.99996, 0.00001)]
+    ['83 %', '0.4 %', '100 %', '< 0.1 %']
+    """
+    percent = 100 * float(share)
+    text = "<\u00a00.1" if 0 < percent < 0.05 else f"{percent:.1f}" if percent < 0.95 else f"{percent:.0f}"
+    return f"{text}\u00a0%"
 
 
 def _ends(plane: Mapping[str, Any], most: int = 28) -> list[str]:
@@ -95,11 +133,12 @@ def caption(about: Mapping[str, Any], computed: float = 1.0, k: int = 2) -> str:
     if plane.get("include_bias") is False:
         where.append("biases and norm parameters fixed")
     text = ", ".join(filter(None, [" ".join(filter(None, [subject(about, k), where[0]])), *where[1:]]))
-    facts = "; ".join(filter(None, [_measured(objective), *_made(about, computed)]))
+    facts = "; ".join(filter(None, [measured(objective), *_made(about, computed)]))
     return f"{text}: {facts}." if facts else f"{text}."
 
 
-def _measured(objective: Mapping[str, Any]) -> str:
+def measured(objective: Mapping[str, Any]) -> str:
+    """The loss, on what, in which precision, under which batch-norm policy."""
     loss = str(objective.get("loss") or "").replace("_", " ")
     if objective.get("samples") is not None:
         whole = (objective.get("subset") or {}).get("of")
@@ -115,7 +154,11 @@ def _samples(count: int) -> str:
 
 
 def _made(about: Mapping[str, Any], computed: float) -> list[str]:
-    version = (about.get("versions") or {}).get("gradvis")
     # Rounded down: 100 % is said by saying nothing.
-    part = f"{int(100 * computed)} % computed" if computed < 1 else ""
-    return [part, f"gradvis {version}" if version else ""]
+    return [f"{int(100 * computed)} % computed" if computed < 1 else "", *version(about)]
+
+
+def version(about: Mapping[str, Any]) -> list[str]:
+    """Which gradvis made it, if that is known."""
+    known = (about.get("versions") or {}).get("gradvis")
+    return [f"gradvis {known}"] if known else []

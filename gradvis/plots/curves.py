@@ -31,7 +31,7 @@ def one(ax: Any, seen: View, scale: Scale, metric: str, second: tuple[View, str]
         second: A metric between 0 and 1 for an axis on the right, and what it is called.
     """
     (x,) = seen.axes
-    _frame(ax, seen, scale)
+    frame(ax, x, scale)
     line = _stroke(ax, seen, LINES[0], "-", metric.partition(" (")[0])
     band = _band(ax, [(seen, LINES[0])], scale)
     for span in intervals(x, seen.diverged):
@@ -47,7 +47,7 @@ def one(ax: Any, seen: View, scale: Scale, metric: str, second: tuple[View, str]
 
 def several(ax: Any, views: Sequence[View], names: Sequence[str], scale: Scale) -> None:
     """The curves of several results, each in its colour; a cross at the bottom where one diverged."""
-    _frame(ax, views[0], scale)
+    frame(ax, views[0].axes[0], scale)
     colors = [LINES[i % len(LINES)] for i in range(len(views))]
     entries: list[Any] = []
     for i, (seen, color, name) in enumerate(zip(views, colors, names, strict=True)):
@@ -72,9 +72,8 @@ def _letters(ax: Any) -> int:
     return int(width * 72 / (0.9 * rcParams["font.size"] * 0.55))
 
 
-def _frame(ax: Any, seen: View, scale: Scale) -> None:
-    """Axes before anything is in them: names of marks look where there is room."""
-    (x,) = seen.axes
+def frame(ax: Any, x: Values, scale: Scale) -> None:
+    """Axes from the first to the last x, before anything is in them: names of marks look where there is room."""
     if scale.log:
         levels = scale.levels(8)
         ax.set_yscale("log")
@@ -82,7 +81,8 @@ def _frame(ax: Any, seen: View, scale: Scale) -> None:
         ax.set_yticks([], minor=True)
     if scale.low < scale.high:
         ax.set_ylim(limits(scale))
-    ax.set_xlim(x.min(), x.max())
+    if x.min() < x.max():
+        ax.set_xlim(x.min(), x.max())
     ax.grid(color="0.9", linewidth=0.6)
 
 

@@ -1,7 +1,8 @@
-"""Films: a 3-D surface that turns about once."""
+"""Films: a 3-D surface that turns about once, or a path that grows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
 from matplotlib.figure import Figure
 
 from gradvis.plots import static
+from gradvis.plots.paths import moments
+from gradvis.plots.static_path import Drawing
 from gradvis.plots.view import SurfaceLike
+from gradvis.tracks import Track
 
 _FRAMES, _PER_SECOND, _DPI = 72, 18, 120
+_STOPS, _SECONDS = 60, 6  # of a path that grows
 
 
 def draw(surface: SurfaceLike, kind: str | None, metric: str | None, log: bool | None, size: str) -> Figure:
@@ -30,20 +35,45 @@ def draw(surface: SurfaceLike, kind: str | None, metric: str | None, log: bool |
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Write all frames, by what the suffix says.
+    """Write a film of a surface that turns about, by what the suffix says.
 
     Raises:
         ValueError: If a film format needs a program that is not here.
     """
     ax: Any = figure.axes[0]
-    writer: AbstractMovieWriter = PillowWriter(fps=_PER_SECOND)
-    if file.suffix.lower() == ".mp4":
-        if not FFMpegWriter.isAvailable():
-            raise ValueError("an .mp4 needs the program ffmpeg, which is not here; install it, or save as .gif")
-        writer = FFMpegWriter(fps=_PER_SECOND)
-    start = ax.azim
+    writer, start = _writer(file, _PER_SECOND), ax.azim
     with matplotlib.rc_context(static.SAVING), writer.saving(figure, str(file), _DPI):
         for turn in np.arange(_FRAMES) * 360 / _FRAMES:
             ax.view_init(elev=ax.elev, azim=start + turn)
             writer.grab_frame()
     ax.view_init(elev=ax.elev, azim=start)
+
+
+def save_growing(drawing: Drawing, tracks: Sequence[Track], file: Path) -> None:
+    """Write a film of a path that grows from its first checkpoint to its last one, where it stands a while.
+
+    Raises:
+        ValueError: If a film format needs a program that is not here.
+    """
+    stops = moments(tracks, _STOPS).tolist()
+    per_second = min(max(round(len(stops) / _SECONDS), 2), 12)
+    stops = [*stops, *stops[-1:] * per_second]
+    writer = _writer(file, per_second)
+    with matplotlib.rc_context(static.SAVING), writer.saving(drawing.figure, str(file), _DPI):
+        for step in stops:
+            for grow in drawing.grow:
+                grow(step)
+            writer.grab_frame()
+
+
+def _writer(file: Path, per_second: int) -> AbstractMovieWriter:
+    """What writes films of this suffix.
+
+    Raises:
+        ValueError: If it needs a program that is not here.
+    """
+    if file.suffix.lower() != ".mp4":
+        return PillowWriter(fps=per_second)
+    if not FFMpegWriter.isAvailable():
+        raise ValueError("an .mp4 needs the program ffmpeg, which is not here; install it, or save as .gif")
+    return FFMpegWriter(fps=per_second)

@@ -21,7 +21,7 @@ _PAGE = """<!doctype html>
 """
 # Of a legend: right of the buttons above flat axes, else in the corner that a 3-D field leaves free.
 _BESIDE = {"orientation": "h", "x": 0.2, "xanchor": "left", "y": 1.0, "yanchor": "bottom"}
-_WITHIN = {"orientation": "v", "x": 0.02, "xanchor": "left", "y": 0.99, "yanchor": "top"}
+_WITHIN = {"orientation": "v", "x": 0.02, "xanchor": "left", "y": 0.99, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"}
 _LETTERS = 150  # of a caption, in a line of the page
 
 
@@ -61,6 +61,7 @@ def furnish(figure: go.Figure, title: str, text: str, flat: bool) -> None:
 def save(figure: go.Figure, file: Path) -> None:
     """Write the page, with the whole of plotly.js in it."""
     # Plotly's own bar has a button that uploads the figure to a server of theirs; this page talks to nobody.
-    options = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""}
-    body = figure.to_html(full_html=False, include_plotlyjs=True, config=options, default_height="100vh")
+    config = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""}
+    options = {"full_html": False, "include_plotlyjs": True, "default_height": "100vh", "auto_play": False}
+    body = figure.to_html(config=config, **options)
     file.write_text(_PAGE.format(title=figure.layout.title.text, figure=body), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -12,7 +12,9 @@ from plotly.colors import hex_to_rgb
 
 from gradvis.plots.caption import metric_label
 from gradvis.plots.interactive_parts import axes, hover_mark, style
+from gradvis.plots.interactive_path import over_line, thinned
 from gradvis.plots.palette import LINES
+from gradvis.plots.paths import own, scale_over_line
 from gradvis.plots.scale import Scale, limits, scale_of_curves
 from gradvis.plots.view import SurfaceLike, View, companion, intervals, runs, view
 
@@ -24,7 +26,7 @@ def draw(surface: SurfaceLike, metric: str | None, log: bool | None) -> go.Figur
     """The figure of one line; without a metric, the loss and what suits a second axis."""
     name, other = metric or "loss", None if metric else companion(surface)
     seen, figure = view(surface, name), go.Figure()
-    _frame(figure, surface, name, [seen], log)
+    _frame(figure, surface, name, [seen], log, lambda each: scale_over_line(seen, name, each))
     _add(figure, seen, name, name)
     if other:
         label = metric_label(surface.about, other)
@@ -39,6 +41,8 @@ def draw(surface: SurfaceLike, metric: str | None, log: bool | None) -> go.Figur
             text=[escape(mark.name)], textposition="top center", name=escape(mark.text),
             hovertemplate=hover_mark(mark, seen.dims),
         )  # fmt: skip
+    tracks = thinned(seen.tracks)
+    figure.add_traces([over_line(tracks, run, name) for run in range(len(tracks))])
     _shade(figure, seen)
     return figure
 
@@ -46,7 +50,7 @@ def draw(surface: SurfaceLike, metric: str | None, log: bool | None) -> go.Figur
 def draw_several(surfaces: Sequence[SurfaceLike], names: Sequence[str], metric: str, log: bool | None) -> go.Figure:
     """The curves of several results on the same axes."""
     views, figure = [view(surface, metric) for surface in surfaces], go.Figure()
-    _frame(figure, surfaces[0], metric, views, log)
+    _frame(figure, surfaces[0], metric, views, log, lambda each: scale_of_curves(views, each))
     for number, (seen, name) in enumerate(zip(views, names, strict=True)):
         _add(figure, seen, name, metric, number)
         for mark in seen.marks:
@@ -58,17 +62,20 @@ def draw_several(surfaces: Sequence[SurfaceLike], names: Sequence[str], metric: 
     return figure
 
 
-def _frame(figure: go.Figure, surface: SurfaceLike, metric: str, views: Sequence[View], log: bool | None) -> None:
+def _frame(
+    figure: go.Figure, surface: SurfaceLike, metric: str, views: Sequence[View], log: bool | None,
+    choose: Callable[[bool | None], Scale],
+) -> None:  # fmt: skip
     """The axes, with buttons for the scale where there is a choice."""
-    chosen = scale_of_curves(views, log)
+    chosen = choose(log)
     (x,) = axes(surface.about, views[0])
     x["range"] = [min(seen.axes[0].min() for seen in views), max(seen.axes[0].max() for seen in views)]
     figure.update_layout(xaxis=x, yaxis_title_text=escape(metric_label(surface.about, metric)))
     figure.update_layout({key.replace(".", "_"): value for key, value in _heights(chosen).items()})
-    values = np.concatenate([seen.values for seen in views])
-    if chosen.low == chosen.high or not np.nanmin(values) > 0:
+    known = [own(track, metric) for seen in views for track in seen.tracks]
+    if chosen.low == chosen.high or not np.nanmin(np.concatenate([*(seen.values for seen in views), *known])) > 0:
         return
-    scales = [scale_of_curves(views, each) for each in (False, True)]
+    scales = [choose(each) for each in (False, True)]
     buttons = [
         {"label": label, "method": "relayout", "args": [_heights(each)]}
         for label, each in zip(("linear", "log"), scales, strict=True)

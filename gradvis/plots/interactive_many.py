@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -13,6 +14,7 @@ from gradvis.plots.caption import metric_label
 from gradvis.plots.interactive import furnish
 from gradvis.plots.interactive_line import draw_several
 from gradvis.plots.interactive_parts import CAMERA, axes, bar, hover, hover_mark, named, pins, sheet, style, ticks
+from gradvis.plots.interactive_path import flat_paths, in_space, on_sheet, thinned
 from gradvis.plots.interactive_volume import CAMERA as VOLUME_CAMERA
 from gradvis.plots.interactive_volume import solid, spots
 from gradvis.plots.many import captions, scales_of
@@ -63,6 +65,7 @@ def _fields(
     )  # fmt: skip
     for place, (surface, colors) in enumerate(zip(surfaces, scales, strict=True)):
         seen = view(surface, metric)
+        seen = replace(seen, tracks=thinned(seen.tracks))
         label = named(surface.about, metric, colors)
         traces = (_flat if flat else _solid)(seen, metric, colors, label)
         row, column = divmod(place, columns)
@@ -87,7 +90,8 @@ def _flat(seen: View, metric: str, colors: Scale, label: str) -> list[Any]:
         hoverinfo="text", zmin=low, zmax=high, colorscale=GROUND, colorbar=bar(label, colors),
         contours={"start": low, "end": high, "size": (high - low) / 15}, line={"width": 0.5, "color": "black"},
     )  # fmt: skip
-    return [contour] + [
+    paths = flat_paths(seen.tracks, metric, "white")
+    return [contour, *paths] + [
         go.Scatter(
             x=[mark.coords[0]], y=[mark.coords[1]], mode="markers+text" if mark.name else "markers",
             marker=style(mark, 10), text=[escape(mark.name)], textposition="top center",
@@ -99,8 +103,8 @@ def _flat(seen: View, metric: str, colors: Scale, label: str) -> list[Any]:
 
 def _solid(seen: View, metric: str, colors: Scale, label: str) -> list[Any]:
     if len(seen.dims) == 3:
-        return [solid(seen, colors, label), *spots(seen)]
-    return [sheet(seen, metric, colors, label), *pins(seen, colors)]
+        return [solid(seen, colors, label), *in_space(seen.tracks, metric), *spots(seen)]
+    return [sheet(seen, metric, colors, label), *on_sheet(seen, metric, colors), *pins(seen, colors)]
 
 
 def _axes(figure: go.Figure, trace: Any, surface: SurfaceLike, seen: View, colors: Scale) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -12,10 +13,12 @@ from plotly import graph_objects as go
 
 from gradvis.plots.caption import axis_label, metric_label
 from gradvis.plots.palette import GROUND, MARKS
+from gradvis.plots.paths import LIFT, color
+from gradvis.plots.places import Mark
 from gradvis.plots.scale import Scale
-from gradvis.plots.view import GREEK, Mark, View
+from gradvis.plots.view import GREEK, View
 
-_SYMBOLS = {"centre": "cross", "minimum": "diamond", "checkpoint": "circle"}
+_SYMBOLS = {"centre": "cross", "minimum": "diamond", "checkpoint": "circle", "start": "circle", "end": "square"}
 FROM_ABOVE: dict[str, Any] = {
     "camera": {"eye": {"x": 0, "y": 0, "z": 2}, "up": {"x": 0, "y": 1, "z": 0}, "projection": {"type": "orthographic"}},
     "aspectratio": {"x": 1.6, "y": 1.6, "z": 0.5},
@@ -42,7 +45,8 @@ def bar(label: str, scale: Scale) -> dict[str, Any]:
 
 def axes(about: Mapping[str, Any], seen: View, short: bool = False) -> list[dict[str, Any]]:
     """The axes of a plane with their names, k of them."""
-    return [{"title": {"text": escape(axis_label(about, dim, short=short))}} for dim in seen.dims]
+    labels = [escape(axis_label(about, dim, short=short)) for dim in seen.dims]
+    return [{"title": {"text": re.sub(r"\s(?=\(random walk)", "<br>", label)}} for label in labels]
 
 
 def hover(seen: View, metric: str) -> NDArray[np.object_]:
@@ -65,8 +69,11 @@ def hover_mark(mark: Mark, dims: tuple[str, ...]) -> str:
 
 def style(mark: Mark, size: float) -> dict[str, Any]:
     """How a mark looks."""
-    color = "black" if mark.kind == "centre" else MARKS[mark.kind]  # a page is white
-    return {"symbol": _SYMBOLS[mark.kind], "color": color, "size": size, "line": {"color": "black", "width": 1}}
+    fill = "black" if mark.kind == "centre" else MARKS[mark.kind]  # a page is white
+    edge = "black"
+    if mark.run is not None:
+        fill, edge = (fill, color(mark.run)) if mark.kind == "start" else (color(mark.run), edge)
+    return {"symbol": _SYMBOLS[mark.kind], "color": fill, "size": size, "line": {"color": edge, "width": 1}}
 
 
 def sheet(seen: View, metric: str, scale: Scale, label: str) -> go.Surface:
@@ -90,17 +97,22 @@ def sheet(seen: View, metric: str, scale: Scale, label: str) -> go.Surface:
 
 
 def pins(seen: View, scale: Scale) -> list[go.Scatter3d]:
-    """The marks, on pins that are seen from above, and on the floor the points that diverged."""
+    """The marks, on pins that are seen from above, ends of paths without; on the floor the points that diverged."""
     points = []
     low, top = (float(end) for end in scale.bands()[[0, -1]])
     for mark in seen.marks:
         (x, y), z = mark.coords, float(scale.draw(mark.value))
         foot = [z, top] if np.isfinite(z) else [low, top]
+        lines = "lines+"
+        if mark.kind in ("start", "end"):  # the path leads there; it is lifted as far
+            foot, lines = [z + LIFT * (top - low)], ""
         points.append(
             go.Scatter3d(
-                x=[x, x], y=[y, y], z=foot, mode="lines+markers+text" if mark.name else "lines+markers",
-                marker=style(mark, 5) | {"size": [5, 6]}, text=["", escape(mark.name)], textposition="top center",
-                line={"color": "black", "width": 2}, name=escape(mark.text), hovertemplate=hover_mark(mark, seen.dims),
+                x=[x] * len(foot), y=[y] * len(foot), z=foot,
+                mode=f"{lines}markers+text" if mark.name else f"{lines}markers",
+                marker=style(mark, 5) | {"size": [5, 6][-len(foot) :]}, text=["", escape(mark.name)][-len(foot) :],
+                textposition="top center", line={"color": "black", "width": 2}, name=escape(mark.text),
+                hovertemplate=hover_mark(mark, seen.dims), showlegend=mark.run is None,
             )
         )  # fmt: skip
     if seen.diverged.any():

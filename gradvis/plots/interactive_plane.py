@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from plotly import graph_objects as go
 
 from gradvis.plots.interactive_parts import CAMERA, FROM_ABOVE, axes, named, pins, sheet, ticks
+from gradvis.plots.interactive_path import add_steps, beside, curves, left, on_sheet, thinned
 from gradvis.plots.scale import Scale, scale
 from gradvis.plots.view import SurfaceLike, view
 
@@ -24,20 +25,27 @@ def draw(surface: SurfaceLike, kind: str | None, metric: str, log: bool | None) 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What the page can show: one metric on one scale, whether that suits it best, and the traces that do it."""
+    """What the page can show: one metric on one scale, whether that suits it best, and the traces that do it.
+
+    The first trace is the sheet; so many that follow are paths on it.
+    """
 
     metric: str
     label: str
     scale: Scale
     preferred: bool
     traces: list[Any]
+    paths: int = 0
 
     @property
     def heights(self) -> dict[str, Any]:
         """The axis of heights, by the names that a button calls it."""
         low, high = self.scale.bands()[[0, -1]]
         axis = {"title.text": self.label, "range": [low - 0.04 * (high - low), high], **ticks(self.scale)}
-        return {f"scene.zaxis.{name}": value for name, value in axis.items()}
+        heights = {f"scene.zaxis.{name}": value for name, value in axis.items()}
+        if self.paths:
+            heights |= {"yaxis2.type": "log" if self.scale.log else "linear", "yaxis2.title.text": self.metric}
+        return heights
 
 
 def _states(surface: SurfaceLike) -> list[State]:
@@ -45,14 +53,16 @@ def _states(surface: SurfaceLike) -> list[State]:
     states = []
     for metric in surface.metrics:
         seen = view(surface, metric)
+        seen = replace(seen, tracks=thinned(seen.tracks))
         scales = [scale(seen.values, log=False)]
         flat = scales[0].offset or scales[0].low == scales[0].high
         if not flat and np.nanmin(seen.values) > 0:
             scales.append(scale(seen.values, log=True))
         for each in scales:
             label = named(surface.about, metric, each)
-            traces = [sheet(seen, metric, each, label), *pins(seen, each)]
-            states.append(State(metric, label, each, each.log == scale(seen.values).log, traces))
+            paths = on_sheet(seen, metric, each)
+            traces = [sheet(seen, metric, each, label), *paths, *pins(seen, each), *curves(seen.tracks, metric)]
+            states.append(State(metric, label, each, each.log == scale(seen.values).log, traces, len(paths)))
     return states
 
 
@@ -71,8 +81,19 @@ def _relief(surface: SurfaceLike, metric: str, log: bool) -> go.Figure:
         scene_camera=CAMERA,
         updatemenus=[_scale_menu(states, at), *([_metric_menu(states, at)] if len(surface.metrics) > 1 else [])],
     )
+    if states[at].paths:
+        _add_paths(figure, surface, states, at)
     figure.update_layout({name.replace(".", "_"): value for name, value in states[at].heights.items()})
     return figure
+
+
+def _add_paths(figure: go.Figure, surface: SurfaceLike, states: list[State], at: int) -> None:
+    """The curves over steps, and the slider along the paths of all states."""
+    tracks = thinned(view(surface, states[at].metric).tracks)
+    firsts = np.cumsum([0, *(len(state.traces) for state in states)])
+    paths = [int(first) + 1 + i for first, state in zip(firsts, states, strict=False) for i in range(state.paths)]
+    figure.update_layout(**beside(states[at].metric, states[at].scale.log), **left())
+    add_steps(figure, tracks, paths, per_run=2)
 
 
 def _visible(states: list[State], at: int) -> list[bool]:

@@ -10,9 +10,11 @@ from plotly import graph_objects as go
 
 from gradvis.arrays import Values
 from gradvis.plots.interactive_parts import axes, bar, hover_mark, named, style
+from gradvis.plots.interactive_path import in_space, thinned
 from gradvis.plots.palette import GROUND
 from gradvis.plots.scale import Scale, scale
-from gradvis.plots.view import SurfaceLike, View, number, view
+from gradvis.plots.view import SurfaceLike, View, view
+from gradvis.plots.words import number
 
 _SHELLS, _AT_FIRST = 7, 4  # the outer ones hide what is inside
 _OPACITY = 0.35
@@ -23,7 +25,11 @@ def draw(surface: SurfaceLike, metric: str, log: bool | None) -> go.Figure:
     """The figure of a volume."""
     seen = view(surface, metric)
     colors = scale(seen.values, log)
-    figure = go.Figure([solid(seen, colors, named(surface.about, metric, colors)), *spots(seen)])
+    figure = go.Figure([
+        solid(seen, colors, named(surface.about, metric, colors)),
+        *in_space(thinned(seen.tracks), metric),
+        *spots(seen),
+    ])
     names = dict(zip(("xaxis", "yaxis", "zaxis"), axes(surface.about, seen, short=True), strict=True))
     figure.update_layout(scene={**names, "aspectmode": "cube", "camera": CAMERA, "domain_y": [0.1, 1]})
     if colors.low < colors.high:

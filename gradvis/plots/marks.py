@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib import rcParams
@@ -10,17 +11,24 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from gradvis.plots.palette import MARKS
-from gradvis.plots.view import Mark, View
+from gradvis.plots.paths import color, drops_told
+from gradvis.plots.places import Mark
+from gradvis.plots.view import View
+from gradvis.plots.words import shortened
+from gradvis.tracks import Track
 
 HATCH: dict[str, Any] = {"facecolor": "0.93", "edgecolor": "0.6", "hatch": "////", "linewidth": 0.0}
-_SHAPES = {"centre": ("P", 1.0), "minimum": ("*", 1.05), "checkpoint": ("o", 0.75)}  # shape, size in font sizes
+_SHAPES = {  # shape, size in font sizes
+    "centre": ("P", 1.0), "minimum": ("*", 1.05), "checkpoint": ("o", 0.75),
+    "start": ("o", 0.7), "end": ("s", 0.65), "drop": ("d", 0.8),
+}  # fmt: skip
 _LETTERS = 66  # above a panel that has half a page
 _LETTERS_PAGE = 80  # over all panels beside each other
 
 
 def draw(ax: Any, mark: Mark, place: tuple[float, ...]) -> None:
     """Draw a mark, and its name beside it."""
-    ax.plot(*([each] for each in place), **style(mark.kind), zorder=10, clip_on=False)
+    ax.plot(*([each] for each in place), **style(mark.kind, mark.run), zorder=10, clip_on=False)
     if mark.name:
         (_name_solid if len(place) == 3 else _name)(ax, mark.name, place)
 
@@ -45,18 +53,40 @@ def _lettering() -> dict[str, Any]:
     return {"fontsize": 0.9 * points, "path_effects": [withStroke(linewidth=0.25 * points, foreground="white")]}
 
 
-def style(kind: str) -> dict[str, Any]:
-    """How a mark of a kind looks."""
+def style(kind: str, run: int | None = None) -> dict[str, Any]:
+    """How a mark of a kind looks; one of several runs has the colour of its run."""
     shape, size = _SHAPES[kind]
     points = rcParams["font.size"]
-    edge = {"markeredgecolor": "black", "markeredgewidth": points / 12}
-    return {"marker": shape, "markerfacecolor": MARKS[kind], "markersize": size * points, "linestyle": "none", **edge}
+    edge = {"markeredgecolor": "white" if MARKS[kind] == "black" else "black", "markeredgewidth": points / 12}
+    look = {"marker": shape, "markerfacecolor": MARKS[kind], "markersize": size * points, "linestyle": "none", **edge}
+    if run is None:
+        return look
+    own = {"markerfacecolor": color(run)} if MARKS[kind] == "black" else {"markeredgecolor": color(run)}
+    return look | own | {"markeredgewidth": points / 8}
 
 
-def handles(seen: View) -> list[Any]:
-    """What a legend says of the marks, and of points that diverged."""
-    found: list[Any] = [Line2D([], [], label=mark.text, **style(mark.kind)) for mark in seen.marks]
+def handles(seen: View, short: bool = False) -> list[Any]:
+    """What a legend says of the marks, of runs, and of points that diverged; in short for one of several panels."""
+    found: list[Any] = [
+        Line2D([], [], label=_told(mark, short), **style(mark.kind)) for mark in seen.marks if mark.run is None
+    ]
+    found += of_runs(seen.tracks)
     return found + ([Patch(label="diverged", **HATCH)] if seen.diverged.any() else [])
+
+
+def _told(mark: Mark, short: bool) -> str:
+    return mark.text.partition(",")[0] if short and mark.kind in ("start", "end") else mark.text
+
+
+def of_runs(tracks: Sequence[Track]) -> list[Line2D]:
+    """What a legend says of paths: who they are, where each starts and ends, where the learning rate falls."""
+    found = []
+    if len(tracks) > 1:
+        names = [shortened(track.name, 28) for track in tracks]
+        found += [Line2D([], [], color=color(run), label=name) for run, name in enumerate(names)]
+        found += [Line2D([], [], label=kind, **style(kind)) for kind in ("start", "end")]
+    told = drops_told(tracks)
+    return found + ([Line2D([], [], label=told, **style("drop"))] if told else [])
 
 
 def legend(ax: Any, entries: list[Any], title: str = "", inside: bool = False, letters: int = _LETTERS) -> None:

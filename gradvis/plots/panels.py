@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
 
 from gradvis.arrays import Values
-from gradvis.plots import curves, marks
+from gradvis.plots import curves, marks, trails
 from gradvis.plots.palette import GROUND
 from gradvis.plots.scale import Scale
 from gradvis.plots.view import View
@@ -30,18 +30,22 @@ class Panel:
         view: The metric on its axes.
         labels: What the axes are called, k of them.
         metric: What the metric is called.
+        of: Its name in the result.
         title: What tells this panel from its neighbours.
         bar: Whether it says itself what its colours mean; else its neighbour does.
         second: For a line, another metric and what it is called.
+        paths: Whether it draws the paths that lie on it; else whoever made it does.
     """
 
     kind: str
     view: View
     labels: tuple[str, ...]
     metric: str
+    of: str
     title: str = ""
     bar: bool = True
     second: tuple[View, str] | None = None
+    paths: bool = True
 
     def draw(self, ax: Any, scale: Scale, own: bool = True) -> ContourSet | None:
         """Draw into axes of the right projection; the lines that want labels come back.
@@ -58,6 +62,7 @@ class Panel:
             return None
         ax.set(xlabel=self.labels[0], ylabel=self.metric)
         curves.one(ax, self.view, scale, self.metric, self.second)
+        trails.over_line(ax, self.view.tracks, self.of)
         return None
 
 
@@ -82,7 +87,9 @@ def _contour(ax: Any, panel: Panel, scale: Scale, own: bool) -> ContourSet | Non
     ax.locator_params(nbins=5)
     ratio = np.ptp(x) / np.ptp(y)
     ax.set_aspect("equal" if 0.5 <= ratio <= 2 else "auto")
-    marks.legend(ax, marks.handles(seen), panel.title)
+    if panel.paths:
+        trails.flat(ax, seen.tracks, thin=bool(panel.title))
+    marks.legend(ax, marks.handles(seen, short=bool(panel.title)), panel.title)
     return lines
 
 
@@ -111,6 +118,7 @@ def _free(ax: Any, panel: Panel, texts: list[Text]) -> list[Text]:
     room = 1.2 * rcParams["font.size"] * ax.get_figure(root=True).dpi / 72
     places = ax.transData.transform([mark.coords for mark in panel.view.marks] or np.empty((0, 2)))
     taken = [Bbox([place - room, place + room]) for place in places]
+    taken += [Bbox([place - room / 2, place + room / 2]) for place in _on_paths(ax, panel)]
     taken += [name.get_window_extent() for name in ax.texts if isinstance(name, Annotation)]
     inner = ax.get_window_extent().padded(-2)
     boxes = [(text, text.get_window_extent()) for text in texts]
@@ -120,6 +128,16 @@ def _free(ax: Any, panel: Panel, texts: list[Text]) -> list[Text]:
         if inner.containsx(box.x0) and inner.containsx(box.x1) and inner.containsy(box.y0) and inner.containsy(box.y1)
         and not box.count_overlaps(taken)
     ]  # fmt: skip
+
+
+def _on_paths(ax: Any, panel: Panel) -> Values:
+    """Places on the screen that paths cross, (n, 2), closer to each other than labels are wide."""
+    found = [np.empty((0, 2))]
+    for track in panel.view.tracks:
+        at = np.linspace(0, len(track.coords) - 1, 300)
+        points = np.column_stack([np.interp(at, np.arange(len(track.coords)), axis) for axis in track.coords.T])
+        found.append(ax.transData.transform(points[np.isfinite(points).all(axis=1)]))
+    return np.concatenate(found)
 
 
 def _relief(ax: Any, panel: Panel, scale: Scale) -> None:
@@ -140,7 +158,8 @@ def _relief(ax: Any, panel: Panel, scale: Scale) -> None:
             antialiased=True,
             zorder=1,
         )
-    ax.computed_zorder = False  # the marks are seen through the surface
+    ax.computed_zorder = False  # paths and marks are seen through the surface
+    trails.solid(ax, seen, scale, panel.of)
     for mark in seen.marks:
         marks.draw(ax, mark, (*mark.coords, float(scale.draw(mark.value))))
     bottom, top = scale.bands()[[0, -1]]

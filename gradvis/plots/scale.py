@@ -9,7 +9,8 @@ from math import ceil, floor, isclose, log10
 import numpy as np
 
 from gradvis.arrays import Values
-from gradvis.plots.view import View, tidy
+from gradvis.plots.view import View
+from gradvis.plots.words import tidy
 
 _MARGIN = 0.04
 
@@ -128,6 +129,18 @@ def scale(values: Values, log: bool | None = None) -> Scale:
     # The ends of an uncut range are exact, not what the logarithm made of them.
     under, over = low > least * (1 + 1e-9 * np.sign(least)), high < most * (1 - 1e-9 * np.sign(most))
     return Scale(log, low if under else least, high if over else most, bool(under), bool(over))
+
+
+def uncut(values: Values, log: bool | None = None) -> Scale:
+    """The scale of losses over training, with all of them in its range: a spike is what is looked for.
+
+    Raises:
+        ValueError: If a logarithmic scale is wanted and a value is zero or negative.
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return Scale(False, 0.0, 0.0)
+    return Scale(scale(finite, log).log, float(finite.min()), float(finite.max()))
 
 
 def scale_of_curves(views: Sequence[View], log: bool | None = None) -> Scale:

@@ -16,8 +16,10 @@ from matplotlib.gridspec import GridSpec
 
 from gradvis.plots.caption import axis_label, caption, metric_label
 from gradvis.plots.panels import Panel, label_lines
-from gradvis.plots.scale import Scale, scale, scale_of_curves
-from gradvis.plots.view import GREEK, SurfaceLike, View, central, companion, number, view
+from gradvis.plots.paths import scale_over_line
+from gradvis.plots.scale import Scale, scale
+from gradvis.plots.view import GREEK, SurfaceLike, View, central, companion, view
+from gradvis.plots.words import number
 
 Room = tuple[float, float, float, float]
 SAVING: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "gradvis", "text.usetex": False}
@@ -75,7 +77,7 @@ def draw(
     """
     name = metric or "loss"
     seen = view(surface, name)
-    colors = scale(seen.values, log) if len(seen.dims) > 1 else scale_of_curves([seen], log)
+    colors = scale(seen.values, log) if len(seen.dims) > 1 else scale_over_line(seen, name, log)
     if ax is not None:
         return _draw_into(ax, surface, kind or "contour", name, colors)
     shape = SIZES[size]
@@ -113,7 +115,7 @@ def panel_of(surface: SurfaceLike, kind: str, metric: str, title: str = "", bar:
     labels = tuple(axis_label(surface.about, dim, short=kind == "surface" or bool(title)) for dim in seen.dims)
     if kind != "line" and min(seen.values.shape) < 2:
         raise ValueError(f"a {kind} needs two points along each axis, but the grid is {seen.values.shape}")
-    return Panel(kind, seen, labels, metric_label(surface.about, metric), title, bar=bar)
+    return Panel(kind, seen, labels, metric_label(surface.about, metric), metric, title, bar=bar)
 
 
 def _panels(surface: SurfaceLike, kind: str, metric: str, bars: bool) -> list[Panel]:

@@ -1,11 +1,11 @@
-"""What a picture shows of a result: one metric on its axes, holes filled, the places worth marking."""
+"""What a picture shows of a result: one metric on its axes, holes filled, with what lies on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -14,12 +14,15 @@ from scipy.ndimage import distance_transform_edt
 
 from gradvis.arrays import Values
 from gradvis.landmarks import Landmark
+from gradvis.plots.places import Mark, marks
+from gradvis.tracks import Track
 
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
 
+@runtime_checkable
 class SurfaceLike(Protocol):
-    """What a picture needs of a Surface; it may also have `checkpoints`, a tuple of `Landmark`s."""
+    """What a picture needs of a Surface; it may also have `checkpoints`, of `Landmark`s, and `tracks`, of `Track`s."""
 
     @property
     def dataset(self) -> xr.Dataset:
@@ -52,27 +55,23 @@ class Slice:
     done: NDArray[np.bool_]
     about: Mapping[str, Any]
     checkpoints: tuple[Landmark, ...] = ()
+    tracks: tuple[Track, ...] = ()
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A place worth marking.
+class TrajectoryLike(Protocol):
+    """What a picture needs of a Trajectory."""
 
-    Attributes:
-        kind: `centre`, `minimum` or `checkpoint`.
-        coords: Where it is, (k,).
-        value: The metric there, on the plane.
-        text: What the legend calls it.
-        name: What is written at the place, if anything.
-        details: What more is to be said of it, in lines.
-    """
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """The training runs, all on one plane of k = 1, 2 or 3 dimensions."""
 
-    kind: str
-    coords: tuple[float, ...]
-    value: float
-    text: str
-    name: str = ""
-    details: tuple[str, ...] = ()
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The metrics, without their standard errors."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Where the numbers come from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +84,9 @@ class View:
         values: The metric in the order of the axes; a point that diverged is NaN. One not computed yet
             has the value of its nearest computed neighbour, or on a line is NaN.
         diverged: Which computed points came out as NaN or inf, in the shape of `values`.
-        marks: The centre, the minimum and the checkpoints, where there are such.
+        marks: The centre, the minimum, checkpoints and ends of paths, where there are such.
         stderr: The standard errors of the values, in their shape, where they are known.
+        tracks: The training runs whose paths lie on it.
     """
 
     dims: tuple[str, ...]
@@ -95,6 +95,7 @@ class View:
     diverged: NDArray[np.bool_]
     marks: tuple[Mark, ...]
     stderr: Values | None = None
+    tracks: tuple[Track, ...] = ()
 
 
 def check_name(kind: str, asked: Any, known: Sequence[str]) -> None:
@@ -126,8 +127,10 @@ def view(surface: SurfaceLike, metric: str) -> View:
     finite = np.where(np.isfinite(values), values, np.nan)
     if len(dims) > 1:  # a curve shows its gaps
         finite = _fill(finite, done)
-    marks = _marks(surface, metric, axes)
-    return View(dims, axes, finite, done & ~np.isfinite(values), marks, _stderr(surface, metric))
+    diverged = done & ~np.isfinite(values)
+    found = marks(surface, metric, axes)
+    tracks = tuple(getattr(surface, "tracks", ()))
+    return View(dims, axes, finite, diverged, found, _stderr(surface, metric), tracks)
 
 
 def _stderr(surface: SurfaceLike, metric: str) -> Values | None:
@@ -153,56 +156,6 @@ def _fill(values: Values, done: NDArray[np.bool_]) -> Values:
     return filled
 
 
-def _marks(surface: SurfaceLike, metric: str, axes: tuple[Values, ...]) -> tuple[Mark, ...]:
-    marks = [_checkpoint(each, metric) for each in getattr(surface, "checkpoints", ())]
-    marks = [mark for mark in marks if _inside(mark.coords, axes)]
-    origin, near = (0.0,) * len(axes), 1e-3 * min(map(np.ptp, axes))
-    free = all(np.abs(mark.coords).max() > near for mark in marks)  # else the checkpoint is the centre
-    if free and _inside(origin, axes) and np.isfinite(surface.center.get(metric, np.nan)):
-        value = float(surface.center[metric])
-        marks.append(Mark("centre", origin, value, f"centre {number(value)}"))
-    # Whether more is better only the user knows of other metrics: they are marked where the loss is lowest.
-    judge = "loss" if "loss" in surface.metrics else metric
-    losses = np.asarray(surface.dataset[judge].values, np.float64)
-    losses = np.where(np.asarray(surface.done, bool) & np.isfinite(losses), losses, np.inf)
-    if np.isfinite(losses).any():
-        place = np.unravel_index(np.argmin(losses), losses.shape)
-        value = float(surface.dataset[metric].values[place])
-        coords = tuple(float(axis[i]) for axis, i in zip(axes, place, strict=True))
-        marks.append(
-            Mark("minimum", coords, value, f"{'minimum' if judge == metric else 'lowest loss'} {number(value)}")
-        )
-    return tuple(marks)
-
-
-def _inside(coords: tuple[float, ...], axes: tuple[Values, ...]) -> bool:
-    near = [1e-6 * np.ptp(axis) for axis in axes]  # a projection rounds
-    return all(
-        axis.min() - room <= place <= axis.max() + room for place, axis, room in zip(coords, axes, near, strict=True)
-    )
-
-
-def _checkpoint(checkpoint: Landmark, metric: str) -> Mark:
-    names = [name for name in checkpoint.own if not name.endswith("_stderr")]
-    details = [f"{name} {_told(checkpoint, name)}" for name in names]
-    if checkpoint.off_plane > 0:
-        details.append(f"{checkpoint.off_plane:.3g} off the plane")
-    text = " ".join(filter(None, [shortened(checkpoint.name, 28), _told(checkpoint, metric)]))
-    coords = tuple(map(float, checkpoint.coords))
-    value = float(checkpoint.plane.get(metric, np.nan))
-    return Mark("checkpoint", coords, value, text, shortened(checkpoint.name, 18), tuple(details))
-
-
-def _told(checkpoint: Landmark, metric: str) -> str:
-    """A checkpoint's own value, and that of the plane where it is another by over 1 %: its own buffers make that."""
-    own, plane = (float(values.get(metric, np.nan)) for values in (checkpoint.own, checkpoint.plane))
-    if np.isfinite(own) and abs(plane - own) <= 0.01 * abs(own):
-        return number(own)
-    return ", ".join(
-        f"{number(value)}{where}" for value, where in ((own, ""), (plane, " on the plane")) if np.isfinite(value)
-    )
-
-
 def central(surface: SurfaceLike, dim: str) -> tuple[Slice, float]:
     """The slice of a surface nearest to zero of one axis, and where it is."""
     axis = np.asarray(surface.dataset[dim].values)
@@ -211,7 +164,15 @@ def central(surface: SurfaceLike, dim: str) -> tuple[Slice, float]:
     center = surface.center if axis[index] == 0 else {}
     place = float(axis[index])
     checkpoints = _on_slice(surface, dim, place, 1e-6 * float(np.ptp(axis)))
-    return Slice(surface.dataset.isel({dim: index}), surface.metrics, center, done, surface.about, checkpoints), place
+    flat = surface.dataset.isel({dim: index})
+    tracks = along(getattr(surface, "tracks", ()), [name for name in GREEK if name != dim])
+    return Slice(flat, surface.metrics, center, done, surface.about, checkpoints, tracks), place
+
+
+def along(tracks: Sequence[Track], dims: Sequence[str]) -> tuple[Track, ...]:
+    """Tracks on some axes of their plane: seen along the other ones."""
+    kept = [list(GREEK).index(dim) for dim in dims]
+    return tuple(replace(track, coords=track.coords[:, kept]) for track in tracks)
 
 
 def _on_slice(surface: SurfaceLike, dim: str, place: float, near: float) -> tuple[Landmark, ...]:
@@ -222,6 +183,20 @@ def _on_slice(surface: SurfaceLike, dim: str, place: float, near: float) -> tupl
         for each in getattr(surface, "checkpoints", ())
         if abs(each.coords[gone] - place) <= near
     )
+
+
+def under(result: TrajectoryLike, ground: SurfaceLike) -> Slice:
+    """A surface with the paths of a trajectory on it.
+
+    Raises:
+        ValueError: If it has another number of dimensions.
+    """
+    k, dims = result.tracks[0].coords.shape[1], ground.dataset["loss"].ndim
+    if k != dims:
+        raise ValueError(f"a path of {k} dimensions needs a ground of as many, but one of {dims} came; leave it out")
+    about = {**ground.about, **{name: result.about[name] for name in ("plane", "name") if name in result.about}}
+    checkpoints = tuple(getattr(ground, "checkpoints", ()))
+    return Slice(ground.dataset, ground.metrics, ground.center, ground.done, about, checkpoints, tuple(result.tracks))
 
 
 def runs(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -238,27 +213,3 @@ def intervals(x: Values, chosen: NDArray[np.bool_]) -> list[tuple[float, float]]
     """Intervals around chosen points of an axis, half way to their neighbours."""
     edges = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
     return [(float(edges[start]), float(edges[stop])) for start, stop in runs(chosen)]
-
-
-def number(value: float) -> str:
-    """A value for people, four digits at most.
-
-    >>> number(0.04312), number(-2.0), number(1e20)
-    ('0.04312', '−2', '1e20')
-    """
-    return tidy(f"{value:.4g}")
-
-
-def tidy(text: str) -> str:
-    """A formatted number with a real minus sign and a short exponent."""
-    mantissa, _, exponent = text.partition("e")
-    return (mantissa + (f"e{int(exponent)}" if exponent else "")).replace("-", "−")
-
-
-def shortened(name: str, most: int) -> str:
-    """A long name without its middle: its beginning and its end tell most.
-
-    >>> shortened("a-very-long-name-of-a-checkpoint-001.pt", 28)
-    'a-very-long-n…ckpoint-001.pt'
-    """
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"

@@ -6,7 +6,8 @@ import pytest
 from gradvis import plots
 from gradvis.landmarks import Landmark
 from gradvis.plots.caption import axis_label, caption
-from gradvis.plots.view import central, shortened, view
+from gradvis.plots.view import central, view
+from gradvis.plots.words import shortened
 from tests.plots.trial import ABOUT, ALPHA, BETA, bowl, trial
 
 BETWEEN = {**ABOUT, "plane": {"kind": "between", "checkpoints": ["a.pt", "b.pt", "c.pt"]}}

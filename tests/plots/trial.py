@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import xarray
 
+from gradvis.tracks import Track
+
 ABOUT = {
     "plane": {"kind": "random", "normalize": "filter", "seed": 7, "include_bias": False},
     "objective": {
@@ -38,3 +40,43 @@ def trial(f, axes=(ALPHA, BETA), done=None, center=None, **metrics):
     center = {"loss": float(f(*[0.0] * len(axes)))} if center is None else center
     dataset = xarray.Dataset(arrays, dict(zip(names, axes, strict=True)))
     return SimpleNamespace(dataset=dataset, metrics=tuple(values), center=center, done=done, about=ABOUT)
+
+
+# Training runs: places that no symmetry hides, a metric of their own and another one on the plane.
+COORDS = np.array([[-0.9, 1.2], [-0.4, 0.6], [0.0, 0.5], [0.25, -0.3], [0.5, -0.25]])
+PCA = {
+    **ABOUT,
+    "plane": {
+        "kind": "pca", "components": [1, 2], "anchored": False, "explained_variance": [0.83, 0.104],
+        "random_walk": [0.61, 0.15],
+    },
+}  # fmt: skip
+
+
+def track(f=bowl, coords=COORDS, name="sgd", steps=None, own=None, rates=None):
+    """A run over some places; its plane values are those of f there, its own ones twice as high."""
+    count = len(coords)
+    plane = f(*np.asarray(coords).T)
+    own = 2 * plane if own is None else np.asarray(own, float)
+    return Track(
+        name=name,
+        steps=10.0 * np.arange(count) if steps is None else np.asarray(steps, float),
+        labels=tuple(f"{name}-{i}.pt" for i in range(count)),
+        coords=np.asarray(coords, float),
+        off_plane=np.linspace(3, 0, count),
+        own={"loss": own},
+        plane={"loss": plane},
+        learning_rate=None if rates is None else np.asarray(rates, float),
+    )
+
+
+def trajectory(*tracks, about=PCA):
+    """A trajectory of given runs, or of one."""
+    return SimpleNamespace(tracks=tracks or (track(),), metrics=("loss",), about=about)
+
+
+def ground(*tracks, f=bowl):
+    """A surface with paths on it."""
+    surface = trial(f)
+    surface.about, surface.tracks = PCA, tracks
+    return surface
