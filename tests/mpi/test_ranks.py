@@ -35,7 +35,7 @@ def ours(done: subprocess.CompletedProcess[str], program: str = "scenarios") -> 
 
 @pytest.mark.parametrize(
     ("ranks", "launcher"),
-    [(1, MPICH), (2, MPICH), (3, MPICH), (8, MPICH), (2, OPENMPI), pytest.param(8, OPENMPI, marks=pytest.mark.slow)],
+    [(1, MPICH), (2, MPICH), (3, MPICH), (8, MPICH), (2, OPENMPI)],
 )
 def test_ranks_work_together(ranks, launcher):
     done = scenario(ranks, RIGHT, launcher=launcher)
@@ -125,7 +125,7 @@ def test_an_uncaught_error_ends_the_job_and_is_told_once(who):
 
 @pytest.mark.parametrize(
     ("who", "launcher"),
-    [("2", MPICH), ("all", MPICH), ("2", OPENMPI), pytest.param("all", OPENMPI, marks=pytest.mark.slow)],
+    [("2", MPICH), ("all", MPICH), ("2", OPENMPI)],
 )
 def test_fail_says_its_line_once(who, launcher):
     done = scenario(3, "failing", who, launcher=launcher)
