@@ -22,7 +22,8 @@ from gradvis.arrays import Matrix, Values, Vector
 from gradvis.machine import threads
 from gradvis.schedule import Scheduler
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 A = TypeVar("A", Values, "_Sums")
 Read = Callable[[slice], Vector]
 
