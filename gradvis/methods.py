@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LI = "Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018"
@@ -50,7 +50,7 @@ def trajectory(result: Any) -> str:
     off = max(float(track.off_plane.max()) for track in tracks)
     sentences = [
         f"The checkpoints of {objective.get('model', 'the model')} ({runs}) were projected "
-        f"{_onto(about['plane'])} by least squares; the largest distance from the plane is {off:.4g}.",
+        f"{_onto(about['plane'], tracks)} by least squares; the largest distance from the plane is {off:.4g}.",
         f"The {name}, {_mean(objective)} of the data, was evaluated in {objective.get('dtype', 'float64')} for each "
         "checkpoint with its own parameters and buffers, and for its place on the plane.",
         _BATCH_NORM.get(str(objective.get("batch_norm")), "").replace("at every point", "at every point of the plane"),
@@ -59,7 +59,7 @@ def trajectory(result: Any) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _onto(plane: Mapping[str, Any]) -> str:
+def _onto(plane: Mapping[str, Any], tracks: Sequence[Any]) -> str:
     """What a trajectory was dropped on, with how much of it the plane holds."""
     if plane.get("kind") != "pca":
         return f"onto a plane {_plane(plane)}"
@@ -74,9 +74,8 @@ def _onto(plane: Mapping[str, Any]) -> str:
         else ""
     )
     about = "about the last checkpoint" if plane.get("anchored") else f"about the mean over time ({_LI})"
-    return (
-        f"onto principal components {numbers}, pinned at the last checkpoint ({shares} of the variance {about}{null})"
-    )
+    last = f"the last checkpoint of {tracks[-1].name}" if len(tracks) > 1 else "the last checkpoint"
+    return f"onto principal components {numbers}, pinned at {last} ({shares} of the variance {about}{null})"
 
 
 def _mean(objective: Mapping[str, Any]) -> str:

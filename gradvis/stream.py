@@ -65,7 +65,8 @@ class Stream:
             )
         start = f"a recorded step takes {each}"
         if total is None:
-            return f"{start}, and {self.limit()} holds {rows - 1} of them: {(rows - 1) * every} training steps"
+            steps = _about((rows - 1) * every)
+            return f"{start}, and {self.limit()} holds {_about(rows - 1)} of them: {steps} training steps"
         wanted = total // every - first // every + 1 + bool(total % every)
         if wanted > rows:
             fits = ceil((total - first) / (rows - 2)) if rows > 2 else total
@@ -132,6 +133,15 @@ def reason(error: Exception) -> str:
     """Why, in one line, without the paths of a system's message."""
     said = getattr(error, "strerror", None) or " ".join(str(error).split())
     return f"{said or type(error).__name__:.200}"
+
+
+def _about(count: int) -> str:
+    """A whole number in words, three digits of it.
+
+    >>> _about(658096), _about(123)
+    ('658,000', '123')
+    """
+    return f"{int(float(f'{count:.3g}')):,}"
 
 
 def size(count: float) -> str:

@@ -20,7 +20,10 @@ _JOBS = (
 _NEEDED = {"torch": "torch", "sklearn": "scikit-learn", "matplotlib": "matplotlib", "plotly": "plotly"}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    short_help="A small network on real data, trained and drawn.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.argument("folder", default="gradvis-demo", type=click.Path(path_type=Path))
 def demo(folder: Path) -> None:
     """Train a small network on real data, draw its loss surface and its training, all in FOLDER (or gradvis-demo)."""  # noqa: DOC501 - this is what --help prints

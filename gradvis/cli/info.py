@@ -24,7 +24,10 @@ _PACKAGES = {
 }
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    short_help="Versions, MPI, and the threads and device of each rank.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--debug", is_flag=True, help="A traceback with an error.")
 @click.pass_obj

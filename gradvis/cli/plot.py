@@ -20,9 +20,16 @@ from gradvis.trajectory import Trajectory
 _SUFFIXES = tuple(suffix[1:] for suffix in (*PICTURES, *TABLES))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    short_help="Any RESULT again, in any format.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.argument("results", metavar="RESULT...", nargs=-1, required=True)
-@click.option("--kind", metavar="|".join(KINDS), help="For planes [default: both, or for several results contour]")
+@click.option(
+    "--kind",
+    metavar="|".join(KINDS),
+    help="For planes and paths on them [default: both, or for several results contour]",
+)
 @click.option("--metric", metavar="NAME", help="What is drawn [default: loss, and accuracy beside a curve]")
 @click.option("--log/--linear", default=None, help="Scale of heights and colours; by default what the values suggest.")
 @click.option("--share-scale", is_flag=True, help="One scale over several results.")
@@ -44,9 +51,10 @@ def plot(
 ) -> None:  # fmt: skip
     """Draw any RESULT again, as far as it is computed; several come in one figure.
 
-    Pictures: png, svg, pdf. A page to turn about: html. A film that turns about: gif, mp4. Numbers for
-    other programs: vtk, csv, nc. The files are named after the result: run.surface.zarr gives
-    run.surface.png and run.surface.html in this folder; several give surfaces.png and surfaces.html.
+    Pictures: png, svg, pdf. A page to turn about: html. A film (a surface turns about, a path grows):
+    gif, mp4. Numbers for other programs: vtk, csv, nc. The files are named after the result:
+    run.surface.zarr gives run.surface.png and run.surface.html in this folder; several give
+    surfaces.png and surfaces.html. A trajectory is drawn on the surface that lies beside it.
     """
     del debug  # the door reads it
     options: dict[str, Any] = {"kind": kind, "metric": metric, "log": log, "size": size}

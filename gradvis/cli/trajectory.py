@@ -39,7 +39,10 @@ _MARGIN = 0.2
 _PLANES = ("pca", "between", "random")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    short_help="Where training went, on a plane, with the loss around it.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.argument("checkpoints", metavar="CKPT...", nargs=-1, required=True)
 @finding
 @click.option("--components", metavar="1,2", multiple=True, help="Of the principal plane, by number [default: 1,2]")
@@ -55,7 +58,10 @@ _PLANES = ("pca", "between", "random")
 @click.option("--every", type=Whole(1), metavar="N", default=1, help="Take every N-th checkpoint, and the last one.")
 @click.option("--surface", "ground", is_flag=True, help="Compute the loss surface around the path too.")
 @click.option(
-    "--margin", type=float, metavar="SHARE", help="Of the surface around the path [default: 0.2 of its extent]"
+    "--margin",
+    type=float,
+    metavar="SHARE",
+    help="What the surface shows beyond the path on each side [default: 0.2 of its extent]",
 )
 @click.option("--span", metavar="A:B", multiple=True, help="Of the surface, in place of the path's box and margin.")
 @click.option("--resolution", metavar="N", multiple=True, help="Points an axis [default: 201, 51, 21 for 1, 2, 3 dims]")

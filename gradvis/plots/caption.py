@@ -84,7 +84,8 @@ def _percent(share: float) -> str:
 
 def _ends(plane: Mapping[str, Any], most: int = 28) -> list[str]:
     """The checkpoints that a plane goes through, the origin first; none for other planes."""
-    return [shortened(str(name), most) for name in plane.get("checkpoints") or ()] * (plane.get("kind") == "between")
+    names = plane.get("checkpoints") if plane.get("kind") == "between" else ()
+    return [shortened(str(name), most) for name in names or ()]
 
 
 def metric_label(about: Mapping[str, Any], metric: str) -> str:
