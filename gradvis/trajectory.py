@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from os import PathLike
@@ -16,6 +16,7 @@ from gradvis.filling import fill, in_memory, keep_center
 from gradvis.grid import Span, around
 from gradvis.layout import as_dataset
 from gradvis.measurements import Measurements
+from gradvis.notes import note
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.principal import box
@@ -82,7 +83,8 @@ class Trajectory:
         """The loss around the path: `gradvis.loss_surface` on its plane, which then knows the path.
 
         Args:
-            objective: As for `project_trajectory`.
+            objective: As for `project_trajectory`; standing at the last checkpoint, where buffers or frozen parameters
+                matter: `objective.at(checkpoint)`.
             span: See `gradvis.loss_surface`; the box of the path and its margin where not given.
             resolution: See `gradvis.loss_surface`.
             margin: How much more than the path is shown on each side, as a share of its extent.
@@ -90,6 +92,13 @@ class Trajectory:
         """
         coords = self.dataset["coordinates"].values
         wide = around(box(coords[np.isfinite(coords).all(axis=1)]), margin) if span is None else span
+        on_plane = objective.on(self.plane)
+        statistics = on_plane.about.get("batch_norm") == "recalibrate"  # which are made anew anyway
+        if not statistics and on_plane.fingerprint()["buffers"] != self.about["fingerprint"]["buffers"]:
+            note(
+                "the surface has the buffers and frozen parameters of the objective's model, but the path those of its "
+                "last checkpoint; objective.at(checkpoint) has them too"
+            )
         return loss_surface(objective, self.plane, wide, resolution, tracks=self.tracks, **options)
 
 
@@ -211,12 +220,9 @@ def _vectors(checkpoints: Any, every: int) -> tuple[Run, ...]:
     Raises:
         ValueError: If they are none.
     """
-    rows = [each for each in checkpoints if isinstance(each, np.ndarray) and each.ndim == 1]
-    if (
-        isinstance(checkpoints, (str, PathLike))
-        or len(rows) != len(checkpoints)
-        or len({len(row) for row in rows}) != 1
-    ):
+    given = list(checkpoints) if isinstance(checkpoints, Iterable) else []
+    rows = [each for each in given if isinstance(each, np.ndarray) and each.ndim == 1]
+    if len(rows) != len(given) or len({len(row) for row in rows}) != 1:
         raise ValueError("without objective=, checkpoints are vectors of one length; give objective= to read others")
     return runs_of({"training": rows}, every)
 

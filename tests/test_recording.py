@@ -828,7 +828,7 @@ def test_the_disk_budget_is_kept_and_the_last_step_recorded(out):
 def test_the_forecast_says_how_much_fits_and_refuses_what_does_not(out):
     model = nn.Linear(100, 100)
     with pytest.warns(
-        Note, match=r"a recorded step takes 40\.\d kB, and disk_budget \(10 GB\) holds \d+ of them: \d+ tr"
+        Note, match=r"a recorded step takes 40\.\d kB, and disk_budget \(10 GB\) holds 24\d,000 of them: 4,9\d0,000 tr"
     ):
         record(model, out=out.with_name("a.recording")).close()
     with pytest.warns(

@@ -714,6 +714,24 @@ def test_the_surface_has_the_plane_losses_of_the_path(folder, whole):
     np.testing.assert_array_equal(found.plane.directions, whole.plane.directions)
 
 
+def test_a_surface_of_other_frozen_layers_than_the_paths_is_told(folder):
+    model = build(42)
+    model[4].requires_grad_(False)
+    made = objective(model, batch_norm="eval")
+    found = gradvis.project_trajectory(made, paths(folder))
+    last = made.at(paths(folder)[-1])
+
+    with pytest.warns(Note, match="the surface has the buffers and frozen parameters of the objective's model"):
+        elsewhere = found.surface(made, resolution=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        there = found.surface(last, resolution=2)
+
+    own = plain(paths(folder)[-1])[0].mean()
+    assert there.center["loss"] == pytest.approx(own, rel=1e-10)
+    assert elsewhere.center["loss"] != pytest.approx(own, rel=0.01)
+
+
 def test_the_surface_knows_its_tracks_when_it_is_opened_again(folder, tmp_path):
     both = gradvis.project_trajectory(objective(), {"SGD": folder / "sgd.recording", "Adam": folder / "adam"})
     wanted = both.tracks

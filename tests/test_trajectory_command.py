@@ -17,6 +17,7 @@ import gradvis
 from gradvis.cli.door import enter
 from gradvis.cli.main import program
 from gradvis.notes import Note
+from gradvis.trajectory import Trajectory
 from tests.launch import mpirun
 
 TRAJECTORY = Path(sys.executable).with_name("gradvis-trajectory")
@@ -275,18 +276,29 @@ def test_surfaces_know_principal_planes_and_recordings(done):
     assert values("adam.surface.zarr") == values("model.zarr")
 
 
-def test_pictures_lie_beside_the_result_and_plot_finds_the_ground(folder, done):
+def test_pictures_lie_beside_the_result(folder, done):
     out, _ = done("trajectory sgd --surface --resolution 3 --plot png --quiet --threads 1")
+
     assert "sgd.trajectory.png" in out
     assert (folder / "sgd.trajectory.png").stat().st_size > 10_000
+    done("plot sgd.surface.zarr --plot png")
+    assert (folder / "sgd.surface.png").stat().st_size > 10_000
 
-    done("plot sgd.trajectory.zarr --plot png,csv")
-    with_ground = (folder / "sgd.trajectory.png").read_bytes()
-    shutil.move("sgd.surface.zarr", "elsewhere.zarr")
-    done("plot sgd.trajectory.zarr --plot png")
-    assert (folder / "sgd.trajectory.png").read_bytes() != with_ground
-    done("plot elsewhere.zarr --plot png")
-    assert (folder / "elsewhere.png").stat().st_size > 10_000
+
+def test_plot_finds_the_surface_under_the_path(done, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Trajectory, "plot", lambda result, file, **options: drawn.append((file, options.get("ground"))))
+    done(f"trajectory sgd --surface --resolution 3 {QUIETLY} --plot png")
+    done(f"trajectory sgd --plane random {QUIETLY} --out other.trajectory.zarr")
+    shutil.copytree("sgd.surface.zarr", "other.surface.zarr")
+    done("plot sgd.trajectory.zarr/ --plot svg")
+    done("plot other.trajectory.zarr --plot png")
+
+    wanted = gradvis.open("sgd.surface.zarr").dataset["loss"].values
+    assert [str(file) for file, _ in drawn] == ["sgd.trajectory.png", "sgd.trajectory.svg", "other.trajectory.png"]
+    for _, ground in drawn[:2]:
+        np.testing.assert_array_equal(ground.dataset["loss"], wanted)
+    assert drawn[2][1] is None  # it lies on another plane
 
 
 def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(folder, done):
@@ -375,7 +387,6 @@ def test_mistakes_give_status_2_and_one_line(ask, line, said):
     assert told.startswith("gradvis: error: ")
     assert said in told
     assert "Traceback" not in err
-    assert ";" in told or "Did you mean" in told  # what to do
 
 
 def test_no_mistake_leaves_anything_behind(folder, ask):
@@ -390,16 +401,14 @@ def test_no_mistake_leaves_anything_behind(folder, ask):
 # ---------------------------------------------------------------------- ranks
 
 
-def test_any_number_of_ranks_gives_the_same_bits(folder):
-    for ranks in (1, 3):
-        made = mpirun(
-            ranks, TRAJECTORY, "sgd.recording", "adam", "--surface", "--resolution", "4", *QUICK, "--out",
-            f"{ranks}.trajectory.zarr", cwd=folder, timeout=200,
-        )  # fmt: skip
-        assert made.returncode == 0, made.stderr
+def test_any_number_of_ranks_gives_the_same_bits(folder, done):
+    words = ("sgd.recording", "adam", "--surface", "--resolution", "4", *QUICK)
+    made = mpirun(3, TRAJECTORY, *words, "--out", "3.trajectory.zarr", cwd=folder, timeout=200)
+    assert made.returncode == 0, made.stderr
+    done(f"trajectory {' '.join(words)} --out 1.trajectory.zarr")
 
     assert values("1.trajectory.zarr") == values("3.trajectory.zarr")
     assert values("1.surface.zarr") == values("3.surface.zarr")
     one, three = (gradvis.open(f"{ranks}.trajectory.zarr").plane for ranks in (1, 3))
     assert one.directions.tobytes() == three.directions.tobytes()
-    assert gradvis.open("3.trajectory.zarr").about["ranks"] == 3
+    assert [gradvis.open(f"{ranks}.trajectory.zarr").about["ranks"] for ranks in (1, 3)] == [1, 3]

@@ -7,6 +7,7 @@ import pytest
 
 from gradvis.objective import Objective
 from gradvis.plane import Plane
+from gradvis.trajectory import project_trajectory
 from tests.contract.cases import BATCH, NETWORKS, SAMPLES
 
 
@@ -206,6 +207,36 @@ def test_reading_a_checkpoint_gives_its_vector_and_moves_nothing(case, objective
     np.testing.assert_array_equal(objective.parameters(), before)
 
 
+@pytest.mark.parametrize("part", ["whole", "restricted"])
+def test_a_reader_gives_the_slices_of_read(case, objective, part):
+    checkpoint = case.elsewhere()[0]
+    made = objective if part == "whole" else objective.restrict(case.pattern)
+    whole, reader = made.read(checkpoint), made.reader(checkpoint)
+    before = made.parameters()
+
+    for start in range(made.space.d):
+        for stop in {start + 1, min(start + 7, made.space.d), made.space.d}:
+            found = reader.read(slice(start, stop))
+            assert found.tobytes() == whole[start:stop].tobytes(), (start, stop)
+            assert found.dtype == whole.dtype
+    assert reader.rest() == made.reader(checkpoint).rest()
+    np.testing.assert_array_equal(made.parameters(), before)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith(("conv", "everything"))])
+def test_the_rest_of_a_checkpoint_is_its_buffers(name):
+    network = NETWORKS[name]()
+    objective = network.objective()
+    before = objective.reader(network.model).rest()
+
+    network.move("parameters")
+    moved = objective.reader(network.model).rest()
+    network.move("buffers")
+
+    assert moved == before
+    assert objective.reader(network.model).rest() != before
+
+
 def test_a_checkpoint_brings_its_own_buffers(case, objective):
     checkpoint, theta, values = case.elsewhere()
     before = objective.measure(theta)
@@ -215,6 +246,33 @@ def test_a_checkpoint_brings_its_own_buffers(case, objective):
     np.testing.assert_array_equal(other.parameters(), theta)
     assert other.measure(theta)["loss"] == pytest.approx(values["loss"].mean(), rel=1e-12)
     assert objective.measure(theta) == before
+
+
+def test_a_trajectory_has_each_checkpoints_own_metrics(case, objective):
+    checkpoint, theta, values = case.elsewhere()
+    origin = objective.parameters()
+
+    found = project_trajectory(objective, [checkpoint], Plane(origin, (theta - origin)[None])).dataset
+
+    for metric, each in values.items():
+        assert found[metric].values[0] == pytest.approx(each.mean(), rel=1e-12, abs=1e-12), metric
+    np.testing.assert_allclose(found["coordinates"], [[1.0]], rtol=1e-12)
+    np.testing.assert_allclose(found["off_plane"], 0, atol=1e-12)
+
+
+def test_a_folder_of_keras_weights_is_a_run_in_its_order(tmp_path):
+    network = NETWORKS["keras-conv"]()
+    objective, wanted = network.objective(), {}
+    for step in (10, 0, 2):
+        network.move("parameters")
+        network.move("buffers")
+        network.model.save_weights(tmp_path / f"epoch-{step}.weights.h5")
+        wanted[step] = network.values(objective.parameters())["loss"].mean()
+
+    found = project_trajectory(objective, tmp_path, components=[1])
+
+    assert found.dataset["step"].values.tolist() == [0, 2, 10]
+    np.testing.assert_allclose(found.dataset["loss"], [wanted[step] for step in (0, 2, 10)], rtol=1e-12)
 
 
 def test_fingerprints_are_of_what_is_there(case, objective):

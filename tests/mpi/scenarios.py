@@ -9,9 +9,13 @@ import threading
 import time
 from typing import NoReturn
 
+import numpy as np
 import pytest
 
-from gradvis.schedule import LaunchError, Scheduler, TaskError, default_scheduler, launcher_rank
+import gradvis
+from gradvis.backends.analytic import Quadratic
+from gradvis.plane import Plane
+from gradvis.schedule import LaunchError, Scheduler, Serial, TaskError, default_scheduler, launcher_rank
 
 
 class Stubborn(Exception):  # noqa: N818
@@ -235,6 +239,23 @@ def failing_some(s: Scheduler) -> None:
 
 def gather(s: Scheduler) -> None:
     assert s.gather((s.rank, "x" * s.rank)) == [(rank, "x" * rank) for rank in range(s.size)]
+
+
+def trajectory(s: Scheduler, folder: str) -> None:
+    """A path measured by all ranks, kept and gone on with, is that of one process."""
+    made = Quadratic(np.linspace(1, 5, 40), rotate_seed=0)
+    rows = np.random.default_rng(0).normal(size=(13, 40)).cumsum(axis=0)
+    plane = Plane(rows[3], rows[5:7])
+    for number, on in enumerate((None, plane)):
+        alone = gradvis.project_trajectory(made, rows, on, scheduler=Serial())
+        for _ in range(2):
+            found = gradvis.project_trajectory(made, rows, on, scheduler=s, out=f"{folder}/{number}.zarr")
+            for name, values in alone.dataset.variables.items():
+                assert found.dataset[name].values.tobytes() == values.values.tobytes(), name
+            assert found.plane.directions.tobytes() == alone.plane.directions.tobytes()
+    bad = [*rows, np.ones(39)]
+    with pytest.raises(ValueError, match="40 parameters"):
+        gradvis.project_trajectory(made, bad, scheduler=s)
 
 
 def launched() -> Scheduler:

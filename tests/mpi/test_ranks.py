@@ -45,6 +45,13 @@ def test_ranks_work_together(ranks, launcher):
     assert places == [(str(rank), str(rank), str(ranks)) for rank in range(ranks)]
 
 
+def test_a_trajectory_is_the_same_on_several_ranks(tmp_path):
+    done = scenario(3, "trajectory", str(tmp_path))
+
+    passed(done, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.zarr", "1.zarr"]
+
+
 def test_waiting_ranks_leave_the_cores_alone():
     passed(scenario(3, "patient"), 3)
 
