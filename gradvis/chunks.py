@@ -97,5 +97,6 @@ def _checksum(raw: np.ndarray) -> bytes:
 def _write(file: Path, parts: list[bytes | np.ndarray]) -> None:
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("wb") as target:
-        target.writelines(parts)
+        for part in parts:
+            target.write(part)
     partial.replace(file)

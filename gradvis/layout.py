@@ -23,6 +23,7 @@ Array: TypeAlias = zarr.Array[Any]
 Fixed: TypeAlias = Mapping[str, tuple[tuple[str, ...], Values]]  # arrays and their dims by name
 NOTHING: Fixed = {}
 
+_DERIVED = {"explained_variance", "random_walk", "box"}  # of a plane: they follow from its checkpoints
 _PLANE_CHUNK = 2**26  # bytes
 _CHECKSUM = Crc32cCodec()  # tells a torn chunk; losses hardly compress
 _FLAT: Any = {"name": "default", "separator": "."}  # no folders within an array: clusters count inodes
@@ -218,6 +219,6 @@ def reasons(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     if any(phrase.startswith(("resolution is", "span is")) for phrase in found):
         found = [phrase for phrase in found if phrase != "grid differs"]
     if "plane differs" in found:
-        made = differences(there["plane"], here["plane"])
+        made = differences(*({k: v for k, v in each["plane"].items() if k not in _DERIVED} for each in (there, here)))
         found = [*made, *(phrase for phrase in found if phrase not in {*made, "plane differs" if made else ""})]
     return found

@@ -8,7 +8,8 @@ import numpy as np
 
 from gradvis.arrays import Values
 from gradvis.layout import Fixed
-from gradvis.objective import Objective
+from gradvis.notes import note
+from gradvis.objective import NotFiniteError, Objective
 from gradvis.projected import Projected
 from gradvis.provenance import digest, versions
 from gradvis.schedule import Scheduler
@@ -41,19 +42,24 @@ class Measurements:
     def compute(self, tile: int) -> Values:
         """The metrics of a tile's checkpoints, (p, q)."""
         [part] = self.tiles.slices(tile)
-        own = [self._own(checkpoint) for checkpoint in self.found.checkpoints[part]]
+        own = [self._own(index) for index in range(part.start, part.stop)]
         return np.hstack([np.stack(own), self.on_plane.evaluate(self.found.plane, self.found.places.coords[part])])
 
-    def _own(self, checkpoint: Any) -> Values:
-        """A checkpoint's metrics with its own parameters and buffers."""
-        there = self.objective.at(checkpoint).stored()
+    def _own(self, index: int) -> Values:
+        """A checkpoint's metrics with its own parameters and buffers; NaN where these are not finite."""
+        try:
+            there = self.objective.at(self.found.checkpoints[index]).stored()
+        except NotFiniteError:  # its parameters are finite: `found` has no others
+            label = [label for run in self.found.runs for label in run.labels][index]
+            note(f"{label} has NaN or inf in its buffers: it has no loss of its own")
+            return np.full(len(self.objective.metrics), np.nan)
         measured = there.measure(there.parameters())
         return np.array([measured[name] for name in self.objective.metrics])
 
     def center(self) -> Values:
         """The last checkpoint's own metrics, and those of the plane's origin."""
         origin = self.on_plane.evaluate(self.found.plane, np.zeros((1, self.found.plane.k)))[0]
-        return np.concatenate([self._own(self.found.checkpoints[-1]), origin])
+        return np.concatenate([self._own(len(self.found.checkpoints) - 1), origin])
 
     def fixed(self) -> Fixed:
         """What is known before anything is measured."""

@@ -21,7 +21,12 @@ import numpy as np
 
 from gradvis.arrays import Matrix, Values, Vector
 from gradvis.plane import Plane
+from gradvis.provenance import digest
 from gradvis.space import ParameterSpace
+
+
+class NotFiniteError(ValueError):
+    """A checkpoint has NaN or inf in it, or numbers too large to square."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +188,16 @@ class Restricted(Objective):
     def reader(self, checkpoint: Any) -> Reader:
         whole = self.whole.reader(checkpoint)
 
-        def read(part: slice) -> Vector:
-            places = self._index[part]
+        def gathered(places: np.ndarray) -> Vector:
             turns = np.flatnonzero(np.diff(places) != 1) + 1
             runs = [run for run in np.split(places, turns) if run.size]
             return np.concatenate([whole.read(slice(int(run[0]), int(run[-1]) + 1)) for run in runs])
 
-        return Reader(read, whole.rest)
+        def rest() -> str:
+            others = np.setdiff1d(np.arange(self.whole.space.d), self._index)  # they move the checkpoint's own loss too
+            return digest(whole.rest().encode(), *([gathered(others)] if others.size else []))
+
+        return Reader(lambda part: gathered(self._index[part]), rest)
 
     def at(self, checkpoint: Any) -> Objective:
         return Restricted(self.whole.at(checkpoint), self.pattern)

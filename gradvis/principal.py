@@ -44,8 +44,8 @@ def components_of(products: Values, numbers: Sequence[int], anchored: bool) -> t
         raise ValueError(f"one to three different components are numbered from 1, but {_listed(numbers)} came")
     if max(numbers) > rank:
         raise ValueError(
-            f"components {_listed(numbers)} were wanted, but the path of {count} checkpoints spans {rank} "
-            f"dimension{'s' * (rank != 1)}; give more checkpoints that differ, or fewer components"
+            f"components {_listed(numbers)} were wanted, but the path of {count} checkpoint{'s' * (count != 1)} spans "
+            f"{rank} dimension{'s' * (rank != 1)}; give more checkpoints that differ, or fewer components"
         )
     chosen = [number - 1 for number in numbers]
     weights = vectors[:, chosen].T / np.sqrt(values[chosen])[:, None]

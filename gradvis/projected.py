@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradvis.notes import note
-from gradvis.objective import Objective, Reader
+from gradvis.objective import NotFiniteError, Objective, Reader
 from gradvis.plane import Plane
 from gradvis.principal import box, principal
-from gradvis.projection import NotFiniteError, Places, finite, places
+from gradvis.projection import Places, finite, places
 from gradvis.provenance import digest
 from gradvis.runs import Run
 from gradvis.schedule import Scheduler, Serial

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from gradvis.arrays import Matrix, Values, Vector
 from gradvis.machine import threads
+from gradvis.objective import NotFiniteError
 from gradvis.schedule import Scheduler
 
 S = TypeVar("S")
@@ -31,10 +32,6 @@ _TASK = 2**20  # parameters a task: some megabytes of directions come back from 
 _PART = 2**17  # parameters a thread reads at once, the unit of the sums,
 _ROOM = 2**24  # or fewer: so many numbers of all checkpoints
 _CACHE = 2**20  # bytes of float64 that are worked on at once: what fits the second cache of common CPUs
-
-
-class NotFiniteError(ValueError):
-    """A checkpoint has NaN or inf in it, or numbers too large to square."""
 
 
 def finite(reads: Sequence[Read], d: int, scheduler: Scheduler) -> list[bool]:

@@ -137,8 +137,10 @@ def project_trajectory(
 
     Raises:
         ValueError: If checkpoints do not fit the objective or each other, or an argument does not fit.
+        TypeError: If plane or components are none.
         TaskError: If a measurement raises; on every rank.
     """
+    _check_plane(plane, components)
     scheduler = scheduler or default_scheduler()
     progress = progress if scheduler.is_root else None
     found = projected(objective, runs_of(checkpoints, every), plane, components, anchored, scheduler)
@@ -163,6 +165,21 @@ def project_trajectory(
         how = fill(store, job.compute, job.on_plane, scheduler, progress)
         scheduler.share(lambda: store.finish({"how": how}))
     return replace(open_trajectory(out), plane=found.plane)  # with the checkpoints it goes through
+
+
+def _check_plane(plane: Any, components: Any) -> None:
+    """See that they are of the right kind.
+
+    Raises:
+        TypeError: If not.
+        ValueError: If the plane is a point.
+    """
+    if plane is not None and not isinstance(plane, Plane):
+        raise TypeError(f"plane must be a gradvis.Plane, but {plane!r:.80} came; leave it out for the principal plane")
+    if not isinstance(components, Sequence) or isinstance(components, str):
+        raise TypeError(f"components must be a sequence such as (1, 2), but {components!r:.80} came")
+    if plane is not None and plane.k == 0:
+        raise ValueError("a plane with at least one direction was wanted, but this one is a point; give another")
 
 
 def open_trajectory(path: str | PathLike[str]) -> Trajectory:

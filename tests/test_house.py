@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # A module imports, of ours, only from rooms named before it; the frameworks live in backends/ and mpi/ alone.
 ORDER = [
-    "arrays", "notes", "machine", "space", "plane", "objective", "schedule", "provenance", "tiles", "folder", "layout",
+    "arrays", "notes", "machine", "space", "plane", "provenance", "objective", "schedule", "tiles", "folder", "layout",
     "store", "directions", "between", "grid", "landmarks", "tracks", "chunks", "recording", "rows", "stream",
     "recorder", "runs", "projection", "principal", "projected", "filling", "measurements", "methods", "surface",
     "trajectory", "results", "__init__", "callbacks", "plots", "backends", "mpi", "cli",

@@ -202,7 +202,7 @@ def test_three_checkpoints_span_a_plane(rng):
 @pytest.mark.parametrize(
     ("rows", "numbers", "match"),
     [
-        (np.ones((1, 5)), [1], "1 checkpoints spans 0 dimensions"),
+        (np.ones((1, 5)), [1], "1 checkpoint spans 0 dimensions"),
         (np.ones((4, 5)), [1, 2], "components 1, 2 were wanted, but the path of 4 checkpoints spans 0 dimensions"),
         (np.arange(4.0)[:, None] * np.ones(5), [1, 2], "spans 1 dimension;"),
         (np.random.default_rng(0).normal(size=(9, 2)), [1, 3], "spans 2 dimensions"),

@@ -882,3 +882,20 @@ def test_frozen_layers_are_those_of_each_checkpoint(folder):
     last = torch.load(paths(folder)[-1])
     theta = np.concatenate([place, vector(last)[-51:]])
     assert float(found.dataset["plane_loss"][0]) == pytest.approx(plain(last, theta)[0].mean(), rel=1e-10)
+
+
+def test_a_path_that_differs_outside_the_part_is_another(folder, tmp_path):
+    part, states = objective().restrict("4.*"), [torch.load(path) for path in paths(folder)[-3:]]
+    gradvis.project_trajectory(part, states, out=tmp_path / "run.zarr")
+    states[1]["0.weight"] += 1
+    with pytest.raises(ValueError, match="buffers differs"):
+        gradvis.project_trajectory(part, states, out=tmp_path / "run.zarr")
+
+
+def test_a_checkpoint_whose_buffers_are_not_finite_has_no_loss_of_its_own(folder):
+    states = [torch.load(path) for path in paths(folder)[-4:]]
+    states[1]["1.running_mean"][0] = float("nan")
+    with pytest.warns(Note, match=r"checkpoint 2 has NaN or inf in its buffers: it has no loss of its own"):
+        found = gradvis.project_trajectory(objective(), states)
+    assert np.isnan(found.dataset["loss"].values).tolist() == [False, True, False, False]
+    assert np.isfinite(found.dataset["plane_loss"]).all()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradvis.notes import note
+from gradvis.objective import NotFiniteError
 
 _FIRST = ("state_dict", "model_state_dict", "model")  # which of several states that fit is meant
 # What data parallelism, compilation, sharding and activation checkpointing put into names.
@@ -120,11 +121,11 @@ def check_finite(found: Tensors, wanted: Mapping[str, Tensor], source: str) -> N
     """See that weights are numbers; buffers may hold infinities: masks do.
 
     Raises:
-        ValueError: If not.
+        NotFiniteError: If not.
     """
     bad = [name for name, value in found.items() if _broken(value, isinstance(wanted[name], nn.Parameter))]
     if bad:
-        raise ValueError(
+        raise NotFiniteError(
             f"finite weights were wanted, but in {source} {bad[0]} holds NaN or inf ({len(bad)} of {len(found)} "
             "tensors do); give a checkpoint from before training diverged"
         )

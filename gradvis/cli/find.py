@@ -68,10 +68,10 @@ def _check_file(model: str) -> None:
         ValueError: If not.
     """
     if not Path(model).exists():
-        raise ValueError(f"MODEL must be a checkpoint, but there is no file {model}; give the path of one")
+        raise ValueError(f"a checkpoint was wanted, but there is no file {model}; give the path of one")
     if (Path(model) / "zarr.json").is_file():
         raise ValueError(
-            f"MODEL must be a checkpoint, but {model} is a result; gradvis-plot draws it, and --plane {model} takes "
+            f"a checkpoint was wanted, but {model} is a result; gradvis-plot draws it, and --plane {model} takes "
             "its plane for another model"
         )
 

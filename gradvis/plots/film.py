@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def save(figure: Figure, file: Path) -> None:
     """
     ax: Any = figure.axes[0]
     writer, start = _writer(file, _PER_SECOND), ax.azim
-    with matplotlib.rc_context(static.SAVING), writer.saving(figure, str(file), _DPI):
+    with _settled(figure), writer.saving(figure, str(file), _DPI):
         for turn in np.arange(_FRAMES) * 360 / _FRAMES:
             ax.view_init(elev=ax.elev, azim=start + turn)
             writer.grab_frame()
@@ -59,11 +60,19 @@ def save_growing(drawing: Drawing, tracks: Sequence[Track], file: Path) -> None:
     per_second = min(max(round(len(stops) / _SECONDS), 2), 12)
     stops = [*stops, *stops[-1:] * per_second]
     writer = _writer(file, per_second)
-    with matplotlib.rc_context(static.SAVING), writer.saving(drawing.figure, str(file), _DPI):
+    with _settled(drawing.figure), writer.saving(drawing.figure, str(file), _DPI):
         for step in stops:
             for grow in drawing.grow:
                 grow(step)
             writer.grab_frame()
+
+
+@contextmanager
+def _settled(figure: Figure) -> Iterator[None]:
+    """A figure without a layout engine: matplotlib would draw every frame twice to ask it."""
+    with matplotlib.rc_context(static.SAVING | {"figure.autolayout": False, "figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
+        yield
 
 
 def _writer(file: Path, per_second: int) -> AbstractMovieWriter:

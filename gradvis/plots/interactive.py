@@ -40,7 +40,7 @@ def draw(surface: SurfaceLike, kind: str | None, metric: str | None, log: bool |
 
 def furnish(figure: go.Figure, title: str, text: str, flat: bool) -> None:
     """Add what every page has: a title above, and a caption below the axes."""
-    lines = list(map(escape, textwrap.wrap(text, _LETTERS)))
+    lines = list(map(escape, textwrap.wrap(text.replace("gradvis ", "gradvis\u00a0"), _LETTERS)))
     place: dict[str, Any] = {"xref": "paper", "yref": "paper", "x": 0.01, "xanchor": "left", "y": 0, "yanchor": "top"}
     note = {
         "text": "<br>".join(lines),

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from gradvis.plots.caption import metric_label
 from gradvis.plots.interactive import furnish
 from gradvis.plots.interactive_line import draw_several
-from gradvis.plots.interactive_parts import CAMERA, axes, bar, hover, hover_mark, named, pins, sheet, style, ticks
+from gradvis.plots.interactive_parts import CAMERA, TALL, axes, bar, hover, hover_mark, named, pins, sheet, style, ticks
 from gradvis.plots.interactive_path import flat_paths, in_space, on_sheet, thinned
 from gradvis.plots.interactive_volume import CAMERA as VOLUME_CAMERA
 from gradvis.plots.interactive_volume import solid, spots
@@ -123,7 +123,7 @@ def _axes(figure: go.Figure, trace: Any, surface: SurfaceLike, seen: View, color
             scene.zaxis.update(
                 title={"text": colors.counted.strip()}, range=[low - 0.04 * (high - low), high], **ticks(colors)
             )
-            scene.update(aspectmode="manual", aspectratio={"x": 1, "y": 1, "z": 0.7})
+            scene.update(aspectmode="manual", aspectratio={"x": 1, "y": 1, "z": TALL})
         camera = CAMERA if len(names) == 2 else VOLUME_CAMERA
         away = 0.6 * round(1 / (scene.domain.x[1] - scene.domain.x[0]))  # a field is narrow
         eye = {name: away * value for name, value in camera["eye"].items()}

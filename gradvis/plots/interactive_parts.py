@@ -13,7 +13,7 @@ from plotly import graph_objects as go
 
 from gradvis.plots.caption import axis_label, metric_label
 from gradvis.plots.palette import GROUND, MARKS
-from gradvis.plots.paths import LIFT, color
+from gradvis.plots.paths import LIFT, best_eye, color
 from gradvis.plots.places import Mark
 from gradvis.plots.scale import Scale
 from gradvis.plots.view import GREEK, View
@@ -24,7 +24,22 @@ FROM_ABOVE: dict[str, Any] = {
     "aspectratio": {"x": 1.6, "y": 1.6, "z": 0.5},
     "zaxis": {"visible": False},
 }
+_AWAY = 1.12  # beside curves a field is narrow
+TALL = 0.7  # the box of a surface, which is 1 wide and deep
 CAMERA = {"eye": {"x": 0.95, "y": -1.4, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.14}}
+
+
+def camera(seen: View, metric: str, scale: Scale) -> dict[str, Any]:
+    """From the corner that sees the most of the paths on a surface; the usual one where corners see as many."""
+    eye, centre = CAMERA["eye"], CAMERA["center"]
+    away = _AWAY if seen.tracks else 1.0
+    eyes = [
+        {"x": away * right * eye["x"], "y": away * front * eye["y"], "z": away * eye["z"]}
+        for front in (1, -1)
+        for right in (1, -1)
+    ]
+    towards = [[each[axis] - centre[axis] for axis in "xyz"] for each in eyes]
+    return CAMERA | {"eye": eyes[best_eye(seen, metric, scale, towards, tall=TALL)]}
 
 
 def named(about: Mapping[str, Any], metric: str, scale: Scale) -> str:
@@ -97,21 +112,27 @@ def sheet(seen: View, metric: str, scale: Scale, label: str) -> go.Surface:
 
 
 def pins(seen: View, scale: Scale) -> list[go.Scatter3d]:
-    """The marks, on pins that are seen from above, ends of paths without; on the floor the points that diverged."""
+    """The marks, on pins that are seen from above, and on the floor the points that diverged.
+
+    The start and the end of a path stand on it without a pin, unless there is a name for it to carry.
+    """
     points = []
     low, top = (float(end) for end in scale.bands()[[0, -1]])
     for mark in seen.marks:
         (x, y), z = mark.coords, float(scale.draw(mark.value))
         foot = [z, top] if np.isfinite(z) else [low, top]
         lines = "lines+"
+        look, stem = style(mark, 5) | {"size": [5, 6][-len(foot) :]}, "black"
         if mark.kind in ("start", "end"):  # the path leads there; it is lifted as far
-            foot, lines = [z + LIFT * (top - low)], ""
+            on_path = z + LIFT * (top - low)
+            foot, lines = ([on_path, top], lines) if mark.name else ([on_path], "")
+            look, stem = style(mark, 5) | {"size": [5, 3][: len(foot)]}, color(mark.run or 0)
         points.append(
             go.Scatter3d(
                 x=[x] * len(foot), y=[y] * len(foot), z=foot,
                 mode=f"{lines}markers+text" if mark.name else f"{lines}markers",
-                marker=style(mark, 5) | {"size": [5, 6][-len(foot) :]}, text=["", escape(mark.name)][-len(foot) :],
-                textposition="top center", line={"color": "black", "width": 2}, name=escape(mark.text),
+                marker=look, text=["", escape(mark.name)][-len(foot) :],
+                textposition="top center", line={"color": stem, "width": 2}, name=escape(mark.text),
                 hovertemplate=hover_mark(mark, seen.dims), showlegend=mark.run is None,
             )
         )  # fmt: skip

@@ -248,6 +248,13 @@ def _frame(
     return found
 
 
+def above(figure: go.Figure) -> None:
+    """Keep the legend above the 3-D field, a line of it for each entry."""
+    told = [each for each in figure.data if each.type == "scatter3d" and each.showlegend is not False]
+    lines = sum(each.visible is not False for each in told)
+    figure.update_layout(scene_domain_y=[0.1, 1 - 0.035 * min(lines, 10)], legend_tracegroupgap=0)
+
+
 def left(flat: int = 0) -> dict[str, Any]:
     """Where the path lies on the page; see `beside`."""
     if flat:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from plotly import graph_objects as go
 
-from gradvis.plots.interactive_parts import CAMERA, FROM_ABOVE, axes, named, pins, sheet, ticks
-from gradvis.plots.interactive_path import add_steps, beside, curves, left, on_sheet, thinned
+from gradvis.plots.interactive_parts import FROM_ABOVE, TALL, axes, camera, named, pins, sheet, ticks
+from gradvis.plots.interactive_path import above, add_steps, beside, curves, left, on_sheet, thinned
 from gradvis.plots.scale import Scale, scale
 from gradvis.plots.view import SurfaceLike, view
 
@@ -74,11 +74,12 @@ def _relief(surface: SurfaceLike, metric: str, log: bool) -> go.Figure:
     figure = go.Figure([trace for state in states for trace in state.traces])
     for trace, visible in zip(figure.data, _visible(states, at), strict=True):
         trace.visible = visible
-    x, y = axes(surface.about, view(surface, metric))
+    seen = view(surface, metric)
+    x, y = axes(surface.about, seen)
     figure.update_layout(
         scene={"xaxis": x, "yaxis": y, "aspectmode": "manual"},
-        scene_aspectratio={"x": 1, "y": 1, "z": 0.7},
-        scene_camera=CAMERA,
+        scene_aspectratio={"x": 1, "y": 1, "z": TALL},
+        scene_camera=camera(seen, metric, states[at].scale),
         updatemenus=[_scale_menu(states, at), *([_metric_menu(states, at)] if len(surface.metrics) > 1 else [])],
     )
     if states[at].paths:
@@ -93,6 +94,7 @@ def _add_paths(figure: go.Figure, surface: SurfaceLike, states: list[State], at:
     firsts = np.cumsum([0, *(len(state.traces) for state in states)])
     paths = [int(first) + 1 + i for first, state in zip(firsts, states, strict=False) for i in range(state.paths)]
     figure.update_layout(**beside(states[at].metric, states[at].scale.log), **left())
+    above(figure)
     add_steps(figure, tracks, paths, per_run=2)
 
 

@@ -16,7 +16,17 @@ from gradvis.plots.caption import axis_label, metric_label
 from gradvis.plots.caption_path import caption, subject
 from gradvis.plots.interactive import furnish
 from gradvis.plots.interactive_parts import hover_mark, named, style
-from gradvis.plots.interactive_path import add_steps, beside, curves, flat_paths, in_space, left, over_line, thinned
+from gradvis.plots.interactive_path import (
+    above,
+    add_steps,
+    beside,
+    curves,
+    flat_paths,
+    in_space,
+    left,
+    over_line,
+    thinned,
+)
 from gradvis.plots.interactive_volume import solid
 from gradvis.plots.palette import LINES
 from gradvis.plots.paths import own
@@ -69,6 +79,8 @@ def _page(result: TrajectoryLike, surface: SurfaceLike | None, k: int, metric: s
         trace.visible = visible
     label = escape(metric_label(result.about, metric))
     figure.update_layout(**beside(escape(metric.replace("_", " ")), states[at].log, flat=k % 3), **left(flat=k % 3))
+    if k == 3:
+        above(figure)
     _name_axes(figure, result, k, label)
     figure.update_layout(updatemenus=_menus(result, states, at, k, len(shared)))
     if k > 1:
@@ -120,7 +132,8 @@ def _shared(tracks: Sequence[Track], surface: SurfaceLike | None, k: int, metric
 def _end(mark: Mark, k: int) -> go.Scatter | go.Scatter3d:
     places = {axis: [place] for axis, place in zip("xyz", mark.coords, strict=False)}
     kind = go.Scatter if k == 2 else go.Scatter3d
-    look = {"mode": "markers", "marker": style(mark, 11 if k == 2 else 6), "showlegend": mark.run is None}
+    look: dict[str, Any] = {"marker": style(mark, 11 if k == 2 else 6), "showlegend": mark.run is None}
+    look |= {"mode": "markers+text", "text": [escape(mark.name)], "textposition": "top center"}
     return kind(**places, **look, name=escape(mark.text), hovertemplate=hover_mark(mark, tuple(GREEK)[:k]))
 
 

@@ -22,6 +22,7 @@ _SHAPES = {  # shape, size in font sizes
     "centre": ("P", 1.0), "minimum": ("*", 1.05), "checkpoint": ("o", 0.75),
     "start": ("o", 0.7), "end": ("s", 0.65), "drop": ("d", 0.8),
 }  # fmt: skip
+_RUN, _COLUMNS = "run", 6
 _LETTERS = 66  # above a panel that has half a page
 _LETTERS_PAGE = 80  # over all panels beside each other
 
@@ -30,22 +31,23 @@ def draw(ax: Any, mark: Mark, place: tuple[float, ...]) -> None:
     """Draw a mark, and its name beside it."""
     ax.plot(*([each] for each in place), **style(mark.kind, mark.run), zorder=10, clip_on=False)
     if mark.name:
-        (_name_solid if len(place) == 3 else _name)(ax, mark.name, place)
+        look = _lettering() | ({} if mark.run is None else {"color": color(mark.run)})
+        (_name_solid if len(place) == 3 else _name)(ax, mark.name, place, look)
 
 
-def _name(ax: Any, name: str, place: tuple[float, ...]) -> None:
+def _name(ax: Any, name: str, place: tuple[float, ...], look: dict[str, Any]) -> None:
     """Towards the middle of the axes, so that nothing is cut off."""
     across, up = ax.transAxes.inverted().transform(ax.transData.transform(place))
     right, top = across > 0.6, up > 0.85
     room = 0.6 * rcParams["font.size"]
     ax.annotate(
         name, place, (-room if right else room, -room if top else room), textcoords="offset points",
-        ha="right" if right else "left", va="top" if top else "bottom", zorder=11, **_lettering(),
+        ha="right" if right else "left", va="top" if top else "bottom", zorder=11, **look,
     )  # fmt: skip
 
 
-def _name_solid(ax: Any, name: str, place: tuple[float, ...]) -> None:
-    ax.text(*place, f"  {name}", zorder=11, **_lettering())
+def _name_solid(ax: Any, name: str, place: tuple[float, ...], look: dict[str, Any]) -> None:
+    ax.text(*place, f"  {name}", zorder=11, **look)
 
 
 def _lettering() -> dict[str, Any]:
@@ -83,7 +85,7 @@ def of_runs(tracks: Sequence[Track]) -> list[Line2D]:
     found = []
     if len(tracks) > 1:
         names = [shortened(track.name, 28) for track in tracks]
-        found += [Line2D([], [], color=color(run), label=name) for run, name in enumerate(names)]
+        found += [Line2D([], [], color=color(run), label=name, gid=_RUN) for run, name in enumerate(names)]
         found += [Line2D([], [], label=kind, **style(kind)) for kind in ("start", "end")]
     told = drops_told(tracks)
     return found + ([Line2D([], [], label=told, **style("drop"))] if told else [])
@@ -95,9 +97,31 @@ def legend(ax: Any, entries: list[Any], title: str = "", inside: bool = False, l
         return
     box = {"frameon": False, "borderaxespad": 0.3, "borderpad": 0, "handletextpad": 0.3, "handlelength": 1.4}
     place = {"loc": "upper left"} if inside else {"loc": "lower left", "bbox_to_anchor": (0, 1)}
-    widest = max((len(entry.get_label()) for entry in entries), default=0) + 4
-    columns = min(max((_beside(ax) if title else letters) // widest, 1), 4)
+    letters = _beside(ax) if title else letters
+    rows = rows_of(entries, letters)
+    if rows:
+        columns = len(rows[0])
+        entries = [entry for column in zip(*rows, strict=True) for entry in column]  # matplotlib fills columns
+    else:
+        widest = max((len(entry.get_label()) for entry in entries), default=0) + 4
+        columns = min(max(letters // widest, 1), 4)
     ax.legend(handles=entries, title=title, alignment="left", ncols=columns, columnspacing=1, **place, **box)
+
+
+def rows_of(entries: Sequence[Any], letters: int = _LETTERS) -> list[list[Any]]:
+    """What a legend of so many letters says in its rows: the runs, then the rest; nothing if there are no runs."""
+    parts = [[entry for entry in entries if (entry.get_gid() == _RUN) == runs] for runs in (True, False)]
+    rows: list[list[Any]] = []
+    for columns in range(min(_COLUMNS, max(map(len, parts))) if parts[0] else 0, 0, -1):
+        rows = [_filled(part[i : i + columns], columns) for part in parts for i in range(0, len(part), columns)]
+        widths = [max(len(entry.get_label()) + 4 for entry in each) for each in zip(*rows, strict=True)]
+        if sum(widths) <= letters:
+            break
+    return rows
+
+
+def _filled(row: list[Any], columns: int) -> list[Any]:
+    return [*row, *(Line2D([], [], label=" ", linestyle="none") for _ in range(columns - len(row)))]
 
 
 def _beside(ax: Any) -> int:

@@ -17,8 +17,11 @@ from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-u
 from gradvis.arrays import Values
 from gradvis.plots import curves, marks, trails
 from gradvis.plots.palette import GROUND
+from gradvis.plots.paths import best_eye
 from gradvis.plots.scale import Scale
 from gradvis.plots.view import View
+
+_CORNERS = (-60, -120, 60, 120)  # degrees about the vertical axis, the first where nothing is hidden
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +178,9 @@ def _relief(ax: Any, panel: Panel, scale: Scale) -> None:
     ax.tick_params(pad=3 + 0.3 * more)
     ax.locator_params(axis="x", nbins=4)
     ax.locator_params(axis="y", nbins=4)
-    ax.view_init(elev=28, azim=-60)
+    flat, up = np.cos(np.radians(28)), np.sin(np.radians(28))
+    eyes = [(flat * np.cos(each), flat * np.sin(each), up) for each in np.radians(_CORNERS)]
+    ax.view_init(elev=28, azim=_CORNERS[best_eye(seen, panel.of, scale, eyes, tall=0.75)])
     ax.set_box_aspect((1, 1, 0.75), zoom=0.9)
     ax.patch.set_visible(False)
     ax.set_in_layout(False)  # its labels lie within its axes, which matplotlib does not believe

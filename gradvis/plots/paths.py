@@ -159,5 +159,37 @@ def laid(track: Track, metric: str, seen: View, scale: Scale) -> tuple[Values, N
     return np.column_stack([points, over + LIFT * (high - low)]), whole * fine
 
 
+def hidden(points: Values, seen: View, scale: Scale, towards: Values) -> NDArray[np.bool_]:
+    """Which points lie behind a sheet for an eye far away.
+
+    Args:
+        points: Places over the sheet, (n, 3), in the units of the picture.
+        seen: The sheet.
+        scale: Its heights.
+        towards: A step towards the eye, (3,), as long as the box of the picture is wide.
+    """
+    rays = points[:, None] + np.linspace(0.02, 1.5, 75)[:, None] * towards  # (n, 75, 3)
+    found: NDArray[np.bool_] = (_sheet(seen, scale)(rays[..., :2]) > rays[..., 2]).any(axis=1)
+    return found
+
+
+def best_eye(seen: View, metric: str, scale: Scale, eyes: Sequence[Sequence[float]], tall: float) -> int:
+    """Which eye sees the most checkpoints of the paths on a sheet; the first of several that see as many.
+
+    Args:
+        seen: The sheet and its paths.
+        metric: The heights.
+        scale: How they are drawn.
+        eyes: Directions from the box to an eye, x, y and z.
+        tall: The height of the box, which is 1 wide and deep.
+    """
+    low, high = scale.bands()[[0, -1]]
+    unit = np.array([np.ptp(seen.axes[0]), np.ptp(seen.axes[1]), (high - low) / tall])
+    paths = [points[at] for points, at in (laid(track, metric, seen, scale) for track in seen.tracks)]
+    places = np.concatenate([np.empty((0, 3)), *paths])
+    behind = [hidden(places, seen, scale, unit * np.array(eye) / np.linalg.norm(eye)).sum() for eye in eyes]
+    return int(np.argmin(behind))
+
+
 def _sheet(seen: View, scale: Scale) -> RegularGridInterpolator:
     return RegularGridInterpolator(seen.axes, scale.draw(seen.values), bounds_error=False, fill_value=np.nan)

@@ -45,9 +45,18 @@ def marks(surface: SurfaceLike, metric: str, axes: tuple[Values, ...]) -> tuple[
     tracks = tuple(getattr(surface, "tracks", ()))
     found = ends(tracks, metric)
     on_path = {label for track in tracks for label in track.labels}
-    lone = [each for each in getattr(surface, "checkpoints", ()) if each.name not in on_path]
+    lone = [
+        each
+        for each in getattr(surface, "checkpoints", ())
+        if each.name not in on_path and not any(_same(each.coords, tip.coords, axes) for tip in found)
+    ]
     found = [mark for mark in [*(_checkpoint(each, metric) for each in lone), *found] if inside(mark.coords, axes)]
     return (*found, *_centre(surface, metric, axes, found), *_minimum(surface, metric, axes))
+
+
+def _same(one: Sequence[float], other: Sequence[float], axes: tuple[Values, ...]) -> bool:
+    """Whether two places are one to the eye: within a thousandth of each axis."""
+    return all(abs(a - b) <= 1e-3 * np.ptp(axis) for a, b, axis in zip(one, other, axes, strict=True))
 
 
 def ends(tracks: Sequence[Track], metric: str) -> list[Mark]:
@@ -68,7 +77,8 @@ def _end(kind: str, track: Track, index: int, metric: str, run: int | None) -> M
     coords = tuple(map(float, track.coords[index]))
     details = (track.labels[index], f"step {number(float(track.steps[index]))}")
     height = own if len(coords) == 1 and np.isfinite(own) else plane
-    return Mark(kind, coords, height, " ".join(filter(None, [who, own_and_plane(own, plane)])), "", details, run)
+    name = "" if run is None or kind == "start" else shortened(track.name, 18)  # starts are often one place
+    return Mark(kind, coords, height, " ".join(filter(None, [who, own_and_plane(own, plane)])), name, details, run)
 
 
 def inside(coords: tuple[float, ...], axes: tuple[Values, ...]) -> bool:

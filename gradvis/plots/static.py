@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +11,9 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.gridspec import GridSpec
+from matplotlib.textpath import text_to_path
 
 from gradvis.plots.caption import axis_label, caption, metric_label
 from gradvis.plots.panels import Panel, label_lines
@@ -172,15 +173,21 @@ def _figure(panels: list[Panel], colors: Scale, shape: Size, text: str) -> Figur
 
 
 def wrap(text: str, shape: Size) -> list[str]:
-    """Cut a caption into lines of the figure's width: a letter of this font is some 0.53 em wide."""
+    """Cut a caption into lines of the figure's width."""
+    font, room = FontProperties(family="DejaVu Sans", size=0.9 * shape.font), 0.97 * shape.width * 72
     whole = text.replace("gradvis ", "gradvis\u00a0").replace(" %", "\u00a0%")  # no break within
-    return textwrap.wrap(whole, int(shape.width * 72 / (0.9 * shape.font * 0.53)), break_on_hyphens=False)
+    lines: list[str] = []
+    for word in filter(None, whole.split(" ")):
+        longer = f"{lines[-1]} {word}" if lines else word
+        wide = text_to_path.get_text_width_height_descent(longer, font, ismath=False)[0] > room
+        lines[-1:] = [*lines[-1:], word] if wide else [longer]
+    return lines
 
 
 def _height(panels: list[Panel], shape: Size) -> float:
     """The height of the panels in inches, as looked at for each size."""
     kinds = [panel.kind for panel in panels]
-    named = sum(bool(mark.name) for mark in panels[0].view.marks)
+    named = sum(bool(mark.name) and mark.run is None for mark in panels[0].view.marks)
     return _alone(kinds, shape) + named * 1.4 * shape.font / 72  # each has a line of the legend
 
 

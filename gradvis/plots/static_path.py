@@ -13,7 +13,7 @@ from gradvis.plots import fields, progress
 from gradvis.plots.caption import metric_label
 from gradvis.plots.caption_path import caption
 from gradvis.plots.fields import Field
-from gradvis.plots.marks import of_runs
+from gradvis.plots.marks import handles, rows_of
 from gradvis.plots.panels import label_lines
 from gradvis.plots.places import outside
 from gradvis.plots.static import SIZES, Size, blank
@@ -125,8 +125,8 @@ def _progress(figure: Figure, cell: Any, result: TrajectoryLike, metric: str, lo
 
 def _height(shown: list[Field], alone: bool, shape: Size) -> float:
     """Inches, as looked at for each size."""
-    entries = max(len(field.view.marks) + len(of_runs(field.tracks)) for field in shown)
-    legend = max(entries - 4, 0) * 0.7 * shape.font / 72
+    entries = [handles(field.view) for field in shown]
+    legend = max(max(len(rows_of(each) or each) for each in entries) - 4, 0) * 0.7 * shape.font / 72
     if shape.stacked:
         return (0.85 * len(shown) + 0.8 * (not alone)) * shape.width + legend
     if len(shown) > 1:

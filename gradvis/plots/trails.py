@@ -13,12 +13,11 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.patheffects import withStroke
 from mpl_toolkits.mplot3d.art3d import Line3D  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from scipy.interpolate import RegularGridInterpolator
 
 from gradvis.arrays import Values
 from gradvis.plots import marks
 from gradvis.plots.palette import STEPS, STEPS_TO
-from gradvis.plots.paths import arrows, color, drops, laid, own, reached
+from gradvis.plots.paths import arrows, color, drops, hidden, laid, own, reached
 from gradvis.plots.scale import Scale
 from gradvis.plots.view import View
 from gradvis.tracks import Track
@@ -159,8 +158,7 @@ class _Front(Line3D):  # type: ignore[misc]
 
     def __init__(self, points: Values, seen: View, scale: Scale, **look: Any) -> None:
         super().__init__(*points.T, **look)
-        self.points = points
-        self.sheet = RegularGridInterpolator(seen.axes, scale.draw(seen.values), bounds_error=False, fill_value=-np.inf)
+        self.points, self.seen, self.scale = points, seen, scale
 
     def draw(self, renderer: Any) -> None:
         gone = self._hidden()
@@ -175,6 +173,4 @@ class _Front(Line3D):  # type: ignore[misc]
         elevation, azimuth = np.radians([box.elev, box.azim])
         flat = np.cos(elevation)
         towards = unit * (flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation))
-        rays = self.points[:, None] + np.linspace(0.02, 1.5, 75)[:, None] * towards  # (n, 75, 3)
-        found: NDArray[np.bool_] = (self.sheet(rays[..., :2]) > rays[..., 2]).any(axis=1)
-        return found
+        return hidden(self.points, self.seen, self.scale, towards)
