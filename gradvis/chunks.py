@@ -71,13 +71,13 @@ def rewrite(file: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> N
     _write(file, [json.dumps(change(json.loads(file.read_bytes())), indent=2).encode()])
 
 
-def _chunk(values: np.ndarray) -> list[bytes | np.ndarray]:
+def _chunk(values: np.ndarray) -> list[bytes | memoryview]:
     """Little-endian bytes and their checksum (Zarr 3, codecs bytes and crc32c)."""
     raw = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-    return [raw, _checksum(raw)]
+    return [raw.data, _checksum(raw)]
 
 
-def _shard(values: np.ndarray, array: Array) -> list[bytes | np.ndarray]:
+def _shard(values: np.ndarray, array: Array) -> list[bytes | memoryview]:
     """The chunks of a row, and where each lies: offset and length (Zarr 3, codec sharding_indexed)."""
     side, whole = array.chunks[1], array.shape[1]
     short = np.full(side, array.metadata.fill_value, array.dtype)  # the last chunk, filled up
@@ -94,9 +94,8 @@ def _checksum(raw: np.ndarray) -> bytes:
     return found.to_bytes(4, "little")
 
 
-def _write(file: Path, parts: list[bytes | np.ndarray]) -> None:
+def _write(file: Path, parts: list[bytes | memoryview]) -> None:
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("wb") as target:
-        for part in parts:
-            target.write(part)
+        target.writelines(parts)
     partial.replace(file)

@@ -138,3 +138,14 @@ def test_films_draw_each_frame_once(tmp_path, monkeypatch):
     monkeypatch.setattr(Picture, "draw", lambda figure, renderer: (drawn.append(1), draw(figure, renderer)))
     plots.plot(trajectory(), tmp_path / "run.gif", ground=ground(), size="column")
     assert len(drawn) <= 5 + 2 + 1, "five moments, the last one held, and once for the layout"
+
+
+def test_the_curves_of_a_page_are_those_of_the_metric_on_its_ground(tmp_path):
+    run = track()
+    run.own["accuracy"], run.plane["accuracy"] = np.linspace(0.1, 0.9, 5), np.linspace(0.2, 0.8, 5)
+    surface = trial(tilted, accuracy=lambda a, b: (a + 1) / 2)
+    surface.tracks = (run,)
+    for metric in ("loss", "accuracy"):
+        figure = plots.plot(surface, tmp_path / "run.html", metric=metric)
+        true, plane, _ = [each for each in figure.data if each.visible and each.type == "scatter"]
+        np.testing.assert_array_equal([true.y, plane.y], [run.own[metric], run.plane[metric]])
