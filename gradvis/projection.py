@@ -31,7 +31,7 @@ Read = Callable[[slice], Vector]
 _TASK = 2**20  # parameters a task: some megabytes of directions come back from each
 _PART = 2**17  # parameters a thread reads at once, the unit of the sums,
 _ROOM = 2**24  # or fewer: so many numbers of all checkpoints
-_CACHE = 2**20  # bytes of float64 that are worked on at once: what fits the second cache of common CPUs
+_CACHE = 2**22  # bytes of float64 worked on at once: smaller pieces make threads wait for the interpreter
 
 
 def finite(reads: Sequence[Read], d: int, scheduler: Scheduler) -> list[bool]:
