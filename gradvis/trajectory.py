@@ -241,7 +241,7 @@ def _vectors(checkpoints: Any, every: int) -> tuple[Run, ...]:
     rows = [each for each in given if isinstance(each, np.ndarray) and each.ndim == 1]
     if len(rows) != len(given) or len({len(row) for row in rows}) != 1:
         raise ValueError("without objective=, checkpoints are vectors of one length; give objective= to read others")
-    return runs_of({"training": rows}, every)
+    return runs_of({"training": list(np.asarray(rows))}, every)  # in one dtype
 
 
 def _track(trajectory: Trajectory, run: Mapping[str, Any], rows: Any) -> Track:
