@@ -18,7 +18,7 @@ from torch import nn
 import gradvis
 from gradvis.recorder import Recorder
 
-WIDTH, BATCH, STEPS, ROUNDS = 1864, 128, 20, 3
+WIDTH, BATCH, STEPS, ROUNDS = 1864, 128, 20, 5
 WAYS = {
     "every 20th step": {"every_n_steps": 20, "ring": 0},
     "every 20th step, ring of the latest": {"every_n_steps": 20},

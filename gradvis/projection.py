@@ -7,6 +7,8 @@ ranks changes no bit.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ _TASK = 2**20  # parameters a task: some megabytes of directions come back from 
 _PART = 2**17  # parameters a thread reads at once, the unit of the sums,
 _ROOM = 2**24  # or fewer: so many numbers of all checkpoints
 _CACHE = 2**20  # bytes of float64 that are worked on at once: what fits the second cache of common CPUs
+
+_rooms = threading.local()
 
 
 def finite(reads: Sequence[Read], d: int, scheduler: Scheduler) -> list[bool]:
@@ -198,13 +202,12 @@ def _residuals(
     def measure(part: slice) -> tuple[_Sums, list[Matrix]]:
         made: list[Matrix] = []
         sums: list[_Sums] = []
-        room, where = np.empty(0), part.start
+        where = part.start
         for points, zero in _pieces(reads, origin, part):
             directions = make(points, zero, slice(where, where + zero.size))
             where += zero.size
             wide = directions.astype(np.float64)  # as they are kept
-            room = room if room.shape == points.shape else np.empty(points.shape)
-            points -= np.matmul(inside, np.vstack([wide, zero]), out=room)
+            points -= np.matmul(inside, np.vstack([wide, zero]), out=_room("inside", points.shape, np.float64))
             sums.append(_Sums(np.einsum("tp,tp->t", points, points), points @ wide.T, wide @ wide.T))
             made += [directions] if keep else []
         return _added(sums), made
@@ -218,14 +221,24 @@ def _residuals(
 
 def _pieces(reads: Sequence[Read], origin: Read, part: slice) -> Iterator[tuple[Values, Values]]:
     """The checkpoints and the origin, (t, p) and (p,) in float64, piece by piece; each takes the place of the last."""
-    size, width = part.stop - part.start, max(256, _CACHE // (8 * len(reads)))
-    block, zero = np.stack([read(part) for read in reads]), origin(part).astype(np.float64)
-    room = np.empty(len(reads) * min(width, size))
-    for start in range(0, size, width):
-        stop = min(start + width, size)
-        points = room[: len(reads) * (stop - start)].reshape(len(reads), -1)
-        points[...] = block[:, start:stop]  # one call for all: threads wait for each other between calls
-        yield points, zero[start:stop]
+    found, zero = [read(part) for read in reads], origin(part).astype(np.float64)
+    block = np.stack(found, out=_room("block", (len(found), zero.size), np.result_type(*found)))
+    width = max(256, _CACHE // (8 * len(reads)))
+    for start in range(0, zero.size, width):
+        piece = block[:, start : start + width]
+        points = _room("points", piece.shape, np.float64)
+        points[...] = piece  # one call for all: threads wait for each other between calls
+        yield points, zero[start : start + width]
+
+
+def _room(name: str, shape: tuple[int, ...], dtype: Any) -> Values:
+    """Memory of this thread that is used again and again: to be given more takes as long as what is done with it."""
+    size = math.prod(shape)
+    held = getattr(_rooms, name, None)
+    if held is None or held.size < size or held.dtype != dtype:
+        held = np.empty(size, dtype)
+        setattr(_rooms, name, held)
+    return held[:size].reshape(shape)
 
 
 def _over_slices(

@@ -119,7 +119,7 @@ def test_a_killed_rank_loses_little_and_the_same_command_goes_on(folder, victim)
 
 def test_a_killed_launcher_loses_little(folder):
     command = (SURFACE, *FEW, "--out", "run.zarr")
-    with started(Path(sys.executable).with_name("mpirun"), "-n", "2", *command, cwd=folder, env={"SLOWLY": "0.03"}) as (
+    with started(Path(sys.executable).with_name("mpirun"), "-n", "2", *command, cwd=folder, env={"SLOWLY": "0.15"}) as (
         launcher, _, _,
     ):  # fmt: skip
         until(lambda: len(list((folder / "run.zarr" / "loss").glob("c*"))) > 5, timeout=120)
@@ -135,7 +135,7 @@ def test_a_killed_launcher_loses_little(folder):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_its_status_and_it_can_be_gone_on_with(folder, number):
     command = (SURFACE, *FEW, "--out", "run.zarr")
-    with started(*command, cwd=folder, env={"SLOWLY": "0.03"}) as (process, _, err):
+    with started(*command, cwd=folder, env={"SLOWLY": "0.15"}) as (process, _, err):
         until(lambda: len(list((folder / "run.zarr" / "loss").glob("c*"))) > 5, timeout=120)
         process.send_signal(number)
         assert process.wait(20) == 128 + number

@@ -64,21 +64,26 @@ class State:
             return Reader(part_of, lambda: _digest((left := rest()), left))
         found = fitting(self.model, checkpoint, mapped=True)
         blocks = list(self.space)
+        flats = [self._flat(found[block.name]) for block in blocks]
         starts = np.array([block.start for block in blocks])
 
         def read(part: slice) -> Vector:
             first, last = (int(np.searchsorted(starts, at, "right")) for at in (part.start, part.stop - 1))
-            pieces = [self._piece(found[block.name], block.start, part) for block in blocks[first - 1 : last]]
+            pieces = [self._piece(flats[index], blocks[index].start, part) for index in range(first - 1, last)]
             return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
         own = {block.name for block in blocks}
         return Reader(read, lambda: _digest((name for name in found if name not in own), found))
 
-    def _piece(self, tensor: Tensor, start: int, part: slice) -> Vector:
+    def _flat(self, tensor: Tensor) -> Tensor | Vector:
+        """A tensor as it is, for NumPy if it can be: slices of it are taken by the ten thousand."""
+        tensor = tensor.detach()
+        return tensor.numpy() if tensor.device.type == "cpu" and tensor.dtype == self.dtype else tensor
+
+    def _piece(self, found: Tensor | Vector, start: int, part: slice) -> Vector:
         """What a tensor that starts there in the vector has of a slice."""
-        flat = tensor.detach().reshape(-1)
-        inside = flat[max(part.start - start, 0) : part.stop - start]
-        values: Vector = inside.to("cpu", self.dtype).numpy()
+        inside = found.reshape(-1)[max(part.start - start, 0) : part.stop - start]
+        values: Vector = inside if isinstance(inside, np.ndarray) else inside.to("cpu", self.dtype).numpy()
         return values
 
     def vector(self, tensors: Mapping[str, Tensor]) -> Vector:

@@ -55,7 +55,7 @@ def everybody(s: Scheduler) -> None:
 
 def dynamic(s: Scheduler) -> None:
     who = s.map(lambda i: (time.sleep(2.0 if i == 0 else 0.01), s.rank)[1], 30)
-    assert who.count(who[0]) == (30 if s.size == 1 else 1), who
+    assert s.size == 1 or who.count(who[0]) < 30 // s.size, who  # fewer than its share, were they shared out beforehand
 
 
 def big(s: Scheduler) -> None:
