@@ -9,12 +9,14 @@ __version__ = "0.1.0"
 
 from gradvis.between import plane_between
 from gradvis.directions import random_plane
+from gradvis.eigenpairs import hessian_eigenpairs, hessian_plane
 from gradvis.objective import Objective, objective, record, save_checkpoint
 from gradvis.plane import Plane
 from gradvis.recording import Recording
 from gradvis.results import open  # noqa: A004 - the contract's name
 from gradvis.schedule import TaskError
 from gradvis.space import Block, ParameterSpace
+from gradvis.spectrum import Spectrum, hessian_spectrum
 from gradvis.surface import Surface, loss_surface
 from gradvis.trajectory import Trajectory, principal_plane, project_trajectory
 
@@ -24,9 +26,13 @@ __all__ = [
     "ParameterSpace",
     "Plane",
     "Recording",
+    "Spectrum",
     "Surface",
     "TaskError",
     "Trajectory",
+    "hessian_eigenpairs",
+    "hessian_plane",
+    "hessian_spectrum",
     "loss_surface",
     "objective",
     "open",

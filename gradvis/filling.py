@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradvis.arrays import Values
+from gradvis.layout import center_names
 from gradvis.objective import Objective
 from gradvis.schedule import Progress, Scheduler
 from gradvis.store import Store
@@ -29,7 +30,7 @@ def keep_center(store: Store, now: Values, objective: Objective, scheduler: Sche
         elif not np.allclose(
             before, now, rtol=1e-9 if objective.about.get("dtype") == "float64" else 1e-4, equal_nan=True
         ):
-            column = objective.metrics.index("loss")
+            column = center_names(store.about).index("loss")
             raise ValueError(
                 f"the loss at the centre was {before[column]:.8g} when {store.path.name} was begun and is "
                 f"{now[column]:.8g} now, so the code of the loss or the model has changed; give another --out, or "

@@ -52,6 +52,8 @@ def grid_on(
         raise ValueError(f"a surface lies on a plane of 1, 2 or 3 dimensions, but this one has {plane.k}")
     if span is None and "box" in plane.about:
         span = around(plane.about["box"])
+    if span is None:
+        span = plane.about.get("span")
     return grid(plane.k, SPANS.get(str(plane.about.get("kind")), 1.0) if span is None else span, resolution)
 
 

@@ -21,11 +21,13 @@ from gradvis.provenance import differences, digest
 Array: TypeAlias = zarr.Array[Any]
 
 Fixed: TypeAlias = Mapping[str, tuple[tuple[str, ...], Values]]  # arrays and their dims by name
+Late: TypeAlias = Mapping[str, tuple[tuple[str, ...], tuple[int, ...], str]]  # dims, shape and dtype by name
 NOTHING: Fixed = {}
 
 _DERIVED = {"explained_variance", "random_walk", "box"}  # of a plane: they follow from its checkpoints
 _PLANE_CHUNK = 2**26  # bytes
 _CHECKSUM = Crc32cCodec()  # tells a torn chunk; losses hardly compress
+_MARKS = {"spectrum": "residual"}  # the last of a tile to be written, which says that it is done
 _FLAT: Any = {"name": "default", "separator": "."}  # no folders within an array: clusters count inodes
 # Else an all-NaN chunk would vanish; no property of the stored array, so it is said at every opening.
 _WRITE_ALL: Any = {"write_empty_chunks": True}
@@ -36,15 +38,31 @@ def create(
 ) -> zarr.Group:
     """A new group with its axes and what is fixed written, and its metrics empty; `seal` it when all is there."""
     group = zarr.create_group(folder, attributes={"gradvis": dict(about)})
-    names, metrics = tuple(axes), list(about["metrics"])
+    names, metrics, center = tuple(axes), list(about["metrics"]), center_names(about)
     for name, points in axes.items():
         _array(group, name, (len(points),), (name,))[:] = points
     for metric in metrics:
         _array(group, metric, tuple(map(len, axes.values())), names, chunk)
     for name, (dims, array) in fixed.items():
         _array(group, name, array.shape, dims)[...] = array
-    _array(group, "center", (len(metrics),), ("metric",)).update_attributes({"metrics": metrics})
+    _array(group, "center", (len(center),), ("metric",)).update_attributes({"metrics": center})
     return group
+
+
+def center_names(about: Mapping[str, Any]) -> list[str]:
+    """What is known of the centre: the metrics, if nothing else is said."""
+    return list(about.get("center", about["metrics"]))
+
+
+def mark(kind: str) -> str:
+    """The metric that marks a tile done; NaN is a value like any other."""
+    return _MARKS.get(kind, "loss")
+
+
+def create_late(group: zarr.Group, late: Late) -> None:
+    """Add arrays that are written when the metrics are: empty, each row a chunk."""
+    for name, (dims, shape, dtype) in late.items():
+        _array(group, name, shape, dims, (*[1] * (len(shape) - 1), min(shape[-1], _PLANE_CHUNK // 8)), dtype)
 
 
 def read_fixed(group: zarr.Group, about: Mapping[str, Any]) -> Fixed:
@@ -136,9 +154,9 @@ def as_dataset(
     fixed: Fixed = NOTHING,
 ) -> xarray.Dataset:
     """What `xarray.open_zarr` makes of a group with these values, (*shape, q) and (q,) or None."""
-    metrics = list(about["metrics"])
-    data: dict[str, Any] = {name: (tuple(axes), values[..., column]) for column, name in enumerate(metrics)}
-    data["center"] = ("metric", np.full(len(metrics), np.nan) if center is None else center, {"metrics": metrics})
+    names = center_names(about)
+    data: dict[str, Any] = {name: (tuple(axes), values[..., column]) for column, name in enumerate(about["metrics"])}
+    data["center"] = ("metric", np.full(len(names), np.nan) if center is None else center, {"metrics": names})
     return xarray.Dataset({**data, **fixed}, coords=dict(axes), attrs={"gradvis": about})
 
 
@@ -173,14 +191,14 @@ def describe(
     Raises:
         StoreError: If a metric's name cannot be an array of the group.
     """
-    _check_names({**axes, **fixed}, metrics)
+    _check_names({**axes, **fixed}, metrics, mark(kind))
     about = {**provenance, "format": FORMAT, "kind": kind, "complete": False}
     about |= {"axes": list(axes), "metrics": list(metrics), "tile": list(tile), "plane": dict(plane.about)}
     about |= {"fixed": {name: list(dims) for name, (dims, _) in fixed.items()}} if fixed else {}
     return as_json({**about, "identity": {**identity, **_identity_of(kind, axes, metrics, plane)}})
 
 
-def _check_names(axes: Mapping[str, Any], metrics: tuple[str, ...]) -> None:
+def _check_names(axes: Mapping[str, Any], metrics: tuple[str, ...], marking: str) -> None:
     """See that metrics can be arrays of the group.
 
     Raises:
@@ -188,9 +206,9 @@ def _check_names(axes: Mapping[str, Any], metrics: tuple[str, ...]) -> None:
     """
     taken = {*axes, "center", "plane", "metric"}
     bad = [name for name in metrics if not name or name in taken or "/" in name or name.startswith((".", "__"))]
-    if bad or "loss" not in metrics or len(set(metrics)) < len(metrics):
+    if bad or marking not in metrics or len(set(metrics)) < len(metrics):
         raise StoreError(
-            f"metrics need a name each, loss among them, without '/' and none of {', '.join(sorted(taken))}, "
+            f"metrics need a name each, {marking} among them, without '/' and none of {', '.join(sorted(taken))}, "
             f"but these came: {', '.join(map(repr, metrics))}"
         )
 

@@ -8,14 +8,16 @@ from typing import TypeAlias
 
 from gradvis.folder import read_about
 from gradvis.recording import Recording
+from gradvis.spectrum import Spectrum, open_spectrum
 from gradvis.surface import Surface, open_surface
 from gradvis.trajectory import Trajectory, open_trajectory
 
-Result: TypeAlias = Surface | Trajectory | Recording
+Result: TypeAlias = Surface | Trajectory | Spectrum | Recording
 
 _KINDS: dict[str, Callable[[str | PathLike[str]], Result]] = {
     "surface": open_surface,
     "trajectory": open_trajectory,
+    "spectrum": open_spectrum,
     "recording": Recording,
 }
 

@@ -6,8 +6,12 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from gradvis.arrays import Matrix
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
@@ -41,6 +45,23 @@ def describe(index: int, rank: int, error: BaseException) -> str:
     """What a TaskError says: the context is added here, once."""
     name = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
     return f"task {index} failed on rank {rank} (host {socket.gethostname()}): {name}{str(error) or 'no message'}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a job will take.
+
+    Attributes:
+        points: Evaluations of the whole data, or products with it.
+        seconds: Wall-clock time on these ranks, from one that was timed.
+        memory: Bytes a rank.
+        files: How many lie in the result while it grows; some 40 remain.
+    """
+
+    points: int
+    seconds: float
+    memory: int
+    files: int
 
 
 class Scheduler(Protocol):
@@ -89,6 +110,12 @@ class Scheduler(Protocol):
             TaskError: On every rank, if a task raises on one.
         """
 
+    def add(self, mine: Matrix) -> Matrix:
+        """The sum of what every rank brings, added in their order, the same bits on every rank."""
+
+    def split(self, groups: int) -> Scheduler:
+        """The ranks in so many groups, neighbours together; this rank's group."""
+
     def fail(self, line: str, code: int) -> NoReturn:
         """End the job with one line on standard error, whether one rank calls this or all do."""
 
@@ -125,6 +152,15 @@ class Serial:
     def gather(self, mine: T) -> list[T]:
         """What this rank brings."""
         return [mine]
+
+    def add(self, mine: Matrix) -> Matrix:
+        """What this rank brings."""
+        return mine
+
+    def split(self, groups: int) -> Serial:
+        """One rank is one group."""
+        del groups
+        return self
 
     def map(self, task: Callable[[int], T], count: int, progress: Progress | None = None) -> list[T]:
         """The tasks in order; see `Scheduler.map`.
@@ -181,6 +217,59 @@ def launcher_rank(environ: Mapping[str, str] = os.environ) -> int:
         names.append("SLURM_PROCID")
     names.append("RANK")
     return next((int(environ[name]) for name in names if environ.get(name, "").isdigit()), 0)
+
+
+def together(
+    product: Callable[[Matrix], Matrix], work: Callable[[Callable[[Matrix], Matrix]], T], scheduler: Scheduler
+) -> T:
+    """Work that one rank does with products to which every rank adds a share.
+
+    The root alone decides what is multiplied and when it is enough, so that no rounding can make ranks disagree.
+
+    Args:
+        product: This rank's share of the product of several vectors, (r, d) to (r, d).
+        work: Gets the product, the sum of the shares; called on the root.
+        scheduler: Whose ranks these are.
+
+    Returns:
+        What `work` returns, on every rank.
+
+    Raises:
+        TaskError: On every rank, if a share fails on one.
+    """
+
+    def shares(vectors: Matrix) -> Matrix:
+        part, failure = None, None
+        try:
+            part = product(vectors)
+        except Exception as error:
+            failure = f"a product failed on rank {scheduler.rank} (host {scheduler.host}): {error}"
+        failures = [each for each in scheduler.gather(failure) if each]
+        if part is None or failures:
+            raise TaskError(failures[0])
+        return scheduler.add(part)
+
+    if scheduler.size == 1:
+        return work(product)
+    if scheduler.is_root:
+        try:
+            done = work(lambda vectors: shares(scheduler.share(lambda: vectors)))
+        except TaskError:  # the others have it too
+            raise
+        except Exception as error:
+            scheduler.share(partial(_raise, error))
+        return scheduler.share(lambda: (done,))[0]
+    while not isinstance(heard := scheduler.share(_silent), tuple):
+        shares(heard)
+    return heard[0]
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+def _silent() -> Any:
+    """What those give whom nobody asks."""
 
 
 def default_scheduler() -> Scheduler:

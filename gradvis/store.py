@@ -1,7 +1,7 @@
 """A result on a grid, kept as a Zarr group that survives a kill; a tile is written by whoever computed it.
 
-A tile is done when the chunk of its loss exists, whatever its values: NaN is a result like any
-other. So the loss is written last. At the end `Store.finish` makes each array one chunk.
+A tile is done when the chunk of its loss exists (of its mark: `layout.mark`), whatever its values: NaN is a
+result like any other. So the loss is written last. At the end `Store.finish` makes each array one chunk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from gradvis import folder, layout
-from gradvis.arrays import Values
+from gradvis.arrays import Matrix, Values
 from gradvis.folder import StoreError, explained, inode, read_about, restored
 from gradvis.plane import Plane
 from gradvis.tiles import Tiles
@@ -37,6 +37,7 @@ def prepare(
     provenance: Mapping[str, Any],
     plane: Plane,
     fixed: layout.Fixed = layout.NOTHING,
+    late: layout.Late | None = None,
     fresh: bool = False,
 ) -> Path | None:
     """Make the folder of a result, or find the same result there to go on with. For the root alone.
@@ -48,12 +49,13 @@ def prepare(
         path: The folder; its parent must exist.
         kind: `surface`, ...
         axes: The points of each axis in order, (n,) each, by name.
-        metrics: What each point has; `loss` is among them.
+        metrics: What each point has; what marks a tile done, `layout.mark`, is among them.
         tile: Points of a tile along each axis; a result that is there keeps its own.
         identity: What the numbers depend on; JSON values. Kind, metrics, axes and plane are added here.
         provenance: What else is worth knowing later; JSON values.
         plane: Where the axes lie, with a direction for each; or where the places of a path lie.
         fixed: What is known already, beside the metrics: dims and values by name.
+        late: What `Store.keep` will write: dims, shape and dtype by name.
         fresh: Move a result that is there aside, and start anew.
 
     Returns:
@@ -63,12 +65,15 @@ def prepare(
         StoreError: If something else is there, or the folder cannot be written. What is there stays.
     """
     about = layout.describe(kind, axes, metrics, tile, identity, provenance, plane, fixed)
+    about |= {"late": list(late)} if late else {}
     place = restored(path)
     with explained(f"cannot write {place.name}", "nothing that was there is lost; make room, or give another --out"):
         vacant = folder.is_vacant(place)
         if vacant or fresh:
             with folder.building(place) as new:
-                layout.write_plane(layout.create(new, about, axes, tile, fixed), plane)
+                group = layout.create(new, about, axes, tile, fixed)
+                layout.write_plane(group, plane)
+                layout.create_late(group, late or {})
                 layout.seal(new)
                 moved = None if vacant else folder.move_aside(place)
                 if folder.arrived(new, place):
@@ -151,7 +156,30 @@ class Store:
 
     def done(self) -> NDArray[np.bool_]:
         """Which tiles are there, (tiles,)."""
-        return np.array([self._chunk("loss", tile).exists() for tile in range(self.tiles.count)])
+        return np.array([self._chunk(self._mark, tile).exists() for tile in range(self.tiles.count)])
+
+    @property
+    def _mark(self) -> str:
+        return layout.mark(self.about["kind"])
+
+    def keep(self, name: str, values: Values | Matrix) -> None:
+        """Write an array that was announced as late. For one rank at a time.
+
+        Raises:
+            StoreError: If it cannot be written; see `write`.
+        """
+        with self._writing():
+            self._check_place()
+            layout.open_array(self._group, name)[...] = values
+
+    def kept(self, name: str) -> Any:
+        """A late array as it is now; NaN where nothing is written.
+
+        Raises:
+            StoreError: If it is torn.
+        """
+        with self._sound():
+            return np.asarray(layout.open_array(self._group, name)[...])
 
     def _chunk(self, name: str, tile: int) -> Path:
         """The file that holds a tile of a metric."""
@@ -189,14 +217,14 @@ class Store:
         grid = np.reshape(values, (*sizes, len(self.metrics)))
         with self._writing():
             self._check_place()
-            for name in sorted(self.metrics, key="loss".__eq__):  # the loss last: it marks the tile done
+            for name in sorted(self.metrics, key=self._mark.__eq__):  # last what marks the tile done
                 self._arrays[name][part] = grid[..., self.metrics.index(name)]
 
     def mend(self) -> None:
         """Make torn tiles ones that are not done. For the root alone, before others write."""
         for tile in np.flatnonzero(self.done()).tolist():
             if self.read(tile) is None and inode(self.path) == self._inode:
-                self._chunk("loss", tile).unlink(missing_ok=True)
+                self._chunk(self._mark, tile).unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self, refused: str = "cannot write {}") -> Iterator[None]:
@@ -248,7 +276,7 @@ class Store:
         """
         with self._writing():
             self._check_place()
-            self._arrays["center"][:] = np.reshape(values, len(self.metrics))
+            self._arrays["center"][:] = values
 
     def mask(self) -> NDArray[np.bool_]:
         """Which points are done, in the shape of the grid."""
@@ -327,6 +355,8 @@ class Store:
             fixed = layout.read_fixed(self._group, self.about)
             layout.write_compact(new, about, self.tiles.axes, values, center, fixed)
             folder.link_tree(self.path / "plane", new / "plane")
+            for name in self.about.get("late", []):
+                folder.link_tree(self.path / name, new / name)
             layout.seal(new)
             self._check_place()  # a run that has finished it since may be deleting `new`
             folder.replace(self.path, new)

@@ -23,7 +23,7 @@ from gradvis.notes import note
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.provenance import digest, versions
-from gradvis.schedule import Scheduler, default_scheduler
+from gradvis.schedule import Cost, Scheduler, default_scheduler
 from gradvis.store import Store, prepare
 from gradvis.tiles import Tiles, tile_shape
 from gradvis.tracks import Track
@@ -82,23 +82,6 @@ class Surface:
     def methods(self) -> str:
         """The paragraph for a paper."""
         return import_module("gradvis.methods").surface(self)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a surface will take.
-
-    Attributes:
-        points: Evaluations of the whole data.
-        seconds: Wall-clock time on these ranks, from one point that was timed.
-        memory: Bytes a rank.
-        files: How many lie in the result while it grows; some 40 remain.
-    """
-
-    points: int
-    seconds: float
-    memory: int
-    files: int
 
 
 def loss_surface(

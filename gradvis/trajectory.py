@@ -22,9 +22,9 @@ from gradvis.plane import Plane
 from gradvis.principal import box
 from gradvis.projected import projected
 from gradvis.runs import Run, runs_of
-from gradvis.schedule import Scheduler, default_scheduler
+from gradvis.schedule import Cost, Scheduler, default_scheduler
 from gradvis.store import Store, prepare
-from gradvis.surface import Cost, Surface, loss_surface
+from gradvis.surface import Surface, loss_surface
 from gradvis.tracks import Track
 
 

@@ -18,9 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+import numpy as np
 from mpi4py import MPI
 
 from gradvis import machine
+from gradvis.arrays import Matrix
 from gradvis.mpi.desk import STOP, Desk, remember
 from gradvis.schedule import Progress, TaskError, describe, ending
 
@@ -38,7 +40,7 @@ TURN = 0.5
 LAST_WORDS = 0.2
 """Seconds for the launcher to pass on what was printed: some is lost if an abort follows at once [seen: MPICH 5.0]."""
 
-_REQUEST, _ANSWER = 1, 2
+_REQUEST, _ANSWER, _SUM = 1, 2, 3
 _ADVICE = {"data": "seed what draws or shuffles the samples, or read them from one file in a fixed order"}
 
 
@@ -112,6 +114,25 @@ class Ranks:
             raise failure
         results = dict(pair for done, _ in every for pair in done)
         return [pickle.loads(results[index]) for index in sorted(results)]
+
+    def add(self, mine: Matrix) -> Matrix:
+        """The sum of what every rank brings, added in their order, the same bits on every rank."""
+        with self._all_end():
+            total = np.array(mine, order="C")
+            _poll(self._comm.Ibarrier().Test)
+            if self.is_root:
+                other = np.empty_like(total)
+                for rank in range(1, self.size):
+                    self._comm.Recv(other, rank, _SUM)
+                    total += other
+            else:
+                self._comm.Send(total, 0, _SUM)
+            self._comm.Bcast(total)
+            return total
+
+    def split(self, groups: int) -> Ranks:
+        """The ranks in so many groups, neighbours together; this rank's group."""
+        return Ranks(self._comm.Split(self.rank * groups // self.size, self.rank))
 
     def together(self, seconds: float = TOGETHER) -> bool:
         """Whether every rank calls this within some seconds: then an error is everybody's, and the root speaks.

@@ -7,6 +7,7 @@ from gradvis.cli.demo import demo as demo_command
 from gradvis.cli.door import enter
 from gradvis.cli.info import info as info_command
 from gradvis.cli.plot import plot as plot_command
+from gradvis.cli.spectrum import spectrum as spectrum_command
 from gradvis.cli.surface import surface as surface_command
 from gradvis.cli.trajectory import trajectory as trajectory_command
 
@@ -17,7 +18,7 @@ def program() -> None:
     """What a neural network's loss looks like, how training moved through it, and how curved it is."""
 
 
-for command in (surface_command, trajectory_command, plot_command, info_command, demo_command):
+for command in (surface_command, trajectory_command, spectrum_command, plot_command, info_command, demo_command):
     program.add_command(command)
 
 
@@ -34,6 +35,11 @@ def surface() -> None:
 def trajectory() -> None:
     """`gradvis-trajectory CKPT... ...`."""
     enter(trajectory_command, "gradvis-trajectory")
+
+
+def spectrum() -> None:
+    """`gradvis-spectrum MODEL ...`."""
+    enter(spectrum_command, "gradvis-spectrum")
 
 
 def plot() -> None:

@@ -14,16 +14,19 @@ import gradvis
 from gradvis.between import names_of, plane_between
 from gradvis.cli.start import Start
 from gradvis.directions import random_plane
+from gradvis.eigenpairs import hessian_plane
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.provenance import digest
 from gradvis.recording import Recording
 from gradvis.runs import in_order, runs_of
 from gradvis.schedule import Scheduler
+from gradvis.spectrum import Spectrum
 from gradvis.surface import Surface
 from gradvis.trajectory import Trajectory, principal_plane
 
-KINDS = ("random", "between", "pca")
+KINDS = ("random", "between", "pca", "hessian")
+CURVED = ("top", "ends", "gradient")
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,18 @@ class Wanted:
     """What the options say of the plane.
 
     Attributes:
-        kind: `random`, `between`, or the path of a result whose plane is meant.
+        kind: `random`, `between`, `pca`, `hessian`, or the path of a result whose plane is meant.
         through: Checkpoints, paths.
         dims: How many dimensions; None where not said.
         random: The options of a random plane that were given.
+        curved: Which directions a Hessian plane has; None where not said.
     """
 
     kind: str
     through: tuple[str, ...]
     dims: int | None
     random: Mapping[str, Any]
+    curved: str | None = None
 
     @property
     def reused(self) -> Path | None:
@@ -66,7 +71,11 @@ def check(wanted: Wanted) -> None:
     if wanted.random and wanted.kind != "random":
         names = ", ".join(f"--{name.replace('_', '-')}" for name in wanted.random)
         raise click.UsageError(f"{names} belongs to random planes; leave it out with --plane {wanted.kind}")
-    if wanted.kind == "random" and wanted.through:
+    if wanted.curved and wanted.kind != "hessian":
+        raise click.UsageError(f"--directions belongs to --plane hessian; leave it out with --plane {wanted.kind}")
+    if wanted.curved not in {None, "top"} and wanted.dims not in {None, 2}:
+        raise click.UsageError(f"--directions {wanted.curved} are two, but --dims {wanted.dims} came; leave it out")
+    if wanted.kind in {"random", "hessian"} and wanted.through:
         raise click.UsageError(
             "--through names checkpoints for --plane between or pca; give one of these, or leave --through out"
         )
@@ -105,6 +114,8 @@ def plane_of(wanted: Wanted, begun: Start, model: Any, scheduler: Scheduler) -> 
         runs = begun.readable([*runs_of(in_order(wanted.through)), *runs_of([model])])
         components = range(1, wanted.k + 1)
         return principal_plane(runs, begun.objective, components=components, scheduler=scheduler), {}
+    if wanted.kind == "hessian":
+        return hessian_plane(begun.objective, wanted.curved or "top", wanted.k, scheduler=scheduler), {}
     names = names_of([str(model), *wanted.through])
     if wanted.kind == "between":
         return plane_between(begun.objective, *map(begun.read, (model, *wanted.through)), names=names), {}
@@ -125,8 +136,9 @@ def reused(path: str, objective: Objective, dims: int | None = None) -> tuple[Pl
         ValueError: If the result has no plane, or one that cannot be used here.
     """
     result = gradvis.open(path)
-    if isinstance(result, Recording):
-        raise ValueError(f"--plane takes a result that has a plane, but {path} is a recording; give --plane pca")
+    if isinstance(result, (Recording, Spectrum)):
+        what, other = ("recording", "pca") if isinstance(result, Recording) else ("spectrum", "hessian")
+        raise ValueError(f"--plane takes a result that has a plane, but {path} is a {what}; give --plane {other}")
     _check_fits(result, objective, path, dims)
     if not isinstance(result, Surface):
         return result.plane, {}

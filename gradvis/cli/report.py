@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from gradvis.schedule import Scheduler
-from gradvis.surface import Cost, Surface
+from gradvis.consistency import Check
+from gradvis.schedule import Cost, Scheduler
+from gradvis.spectrum import Spectrum
+from gradvis.surface import Surface
 from gradvis.tracks import Track
 from gradvis.trajectory import Trajectory
 
@@ -118,6 +121,42 @@ def _of_run(track: Track) -> str:
         f"{track.name}: loss {own[0]:.4g} at {track.labels[0]}, {own[-1]:.4g} at {track.labels[-1]}; farthest off the "
         f"plane ({off[far]:.3g}) is {track.labels[far]}, with {own[far]:.4g} and {there[far]:.4g} on the plane"
     )
+
+
+def curved(spectrum: Spectrum, path: Path, pictures: list[Path]) -> str:
+    """The last lines of a spectrum: its numbers, each with its quality, and where the files are."""
+    center, about = spectrum.center, spectrum.about
+    what = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "fisher": "empirical Fisher matrix"}[about["operator"]]
+    lines = [
+        f"{what} of {about['parameters']} parameters at a loss of {center['loss']:.4g}, "
+        f"where the gradient has norm {center['gradient_norm']:.3g}"
+    ]
+    lines.append(
+        f"trace {spectrum.trace:.4g} +- {spectrum.trace_stderr:.2g}, "
+        f"Frobenius norm {spectrum.frobenius:.4g} +- {spectrum.frobenius_stderr:.2g}"
+    )
+    if about.get("late"):
+        pairs = spectrum.pairs
+        shown = ", ".join(f"{value:.4g}" for value in pairs.values)
+        bad = int(np.sum(~pairs.converged))
+        lines.append(f"eigenvalues ({about['which']}): {shown}; residuals at most {pairs.residuals.max():.2g}")
+        lines += [f"{bad} of them did not converge to --tol {about['tol']:g}: give a larger one"] if bad else []
+    return "\n".join([*lines, *map(str, pictures), f'{path}    (in Python: gradvis.open("{path}"))'])
+
+
+def checked(rows: Sequence[Check]) -> str:
+    """A table of checks with pass or fail.
+
+    >>> print(checked([Check("one", 1.0, 1.0, 0.1)]))
+    check       found      wanted     allowed
+    one             1           1         0.1  pass
+    """
+    wide = max(len(row.name) for row in rows) + 2
+    table = [f"{'check':{wide}} {'found':>11} {'wanted':>11} {'allowed':>11}"]
+    for row in rows:
+        numbers = " ".join(f"{value:11.6g}" for value in (row.found, row.wanted, row.allowed))
+        table.append(f"{row.name:{wide}} {numbers}  {'pass' if row.passed else 'FAIL'}")
+    return "\n".join(table)
 
 
 def found(surface: Surface, path: Path, pictures: list[Path]) -> str:

@@ -20,7 +20,7 @@ from gradvis.cli.options import (
     spans,
     suffixes,
 )
-from gradvis.cli.planes import Wanted, check, plane_of
+from gradvis.cli.planes import CURVED, Wanted, check, plane_of
 from gradvis.cli.report import Progress, estimate, found
 from gradvis.cli.start import last_of, start
 from gradvis.grid import grid
@@ -37,13 +37,19 @@ from gradvis.surface import loss_surface, surface_cost
     metavar="KIND",
     default="random",
     show_default=True,
-    help="random, between (MODEL and --through), pca (of --through and MODEL), or a RESULT.zarr whose plane is used "
-    "again.",
+    help="random, between (MODEL and --through), pca (of --through and MODEL), hessian (sharpest directions), or a "
+    "RESULT.zarr whose plane is used again.",
 )
 @click.option("--through", metavar="CKPT", multiple=True, help="A checkpoint for --plane between or pca; repeatable.")
 @click.option("--normalize", type=click.Choice(["filter", "layer", "none"]), help="Of random planes [default: filter]")
 @click.option("--include-bias", is_flag=True, help="Move biases and norm parameters too.")
 @click.option("--orthogonal", is_flag=True, help="Make the directions orthogonal, filter by filter.")
+@click.option(
+    "--directions",
+    "curved",
+    type=click.Choice(CURVED),
+    help="Of --plane hessian: the largest eigenvalues, largest and smallest, or gradient and largest [default: top]",
+)
 @click.option("--dims", type=Whole(1, 3), metavar="1|2|3", help="A line, a plane or a volume [default: a plane]")
 @click.option(
     "--span", metavar="A:B", multiple=True, help="One for each axis [default: -1:1; between checkpoints -0.5:1.5]"
@@ -57,9 +63,10 @@ from gradvis.surface import loss_surface, surface_cost
 @click.pass_obj
 def surface(
     scheduler: Scheduler, /, model: str, named: str | None, arguments: tuple[str, ...], key: str | None, trust: bool,
-    plane: str, through: tuple[str, ...], normalize: str | None, include_bias: bool, orthogonal: bool,
-    dims: int | None, span: tuple[str, ...], resolution: tuple[str, ...], seed: int | None, tune: bool,
-    out: str | None, fresh: bool, pictures: tuple[str, ...], dry_run: bool, quiet: bool, debug: bool, **computed: Any,
+    plane: str, through: tuple[str, ...], curved: str | None, normalize: str | None, include_bias: bool,
+    orthogonal: bool, dims: int | None, span: tuple[str, ...], resolution: tuple[str, ...], seed: int | None,
+    tune: bool, out: str | None, fresh: bool, pictures: tuple[str, ...], dry_run: bool, quiet: bool, debug: bool,
+    **computed: Any,
 ) -> None:  # fmt: skip
     """The loss on a line, plane or volume through MODEL.
 
@@ -70,7 +77,7 @@ def surface(
     del debug  # the door reads it
     wanted_pictures = suffixes(pictures)
     drawn = chosen(normalize=normalize, include_bias=include_bias, orthogonal=orthogonal, seed=seed)
-    wanted = Wanted(plane, through, dims, drawn)
+    wanted = Wanted(plane, through, dims, drawn, curved)
     check(wanted)
     axes = {"span": single(spans(span)), "resolution": single(resolutions(resolution))}
     if wanted.reused is None:  # a mistake in them is told before anything is loaded

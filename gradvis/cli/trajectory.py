@@ -26,6 +26,7 @@ from gradvis.cli.planes import reused
 from gradvis.cli.report import Progress, estimate, went
 from gradvis.cli.start import Start, start
 from gradvis.directions import random_plane
+from gradvis.eigenpairs import hessian_plane
 from gradvis.grid import around, grid, grid_on
 from gradvis.plane import Plane
 from gradvis.projected import last_finite
@@ -36,7 +37,7 @@ from gradvis.surface import Surface, surface_cost
 from gradvis.trajectory import Trajectory, principal_plane, project_trajectory, trajectory_cost
 
 _MARGIN = 0.2
-_PLANES = ("pca", "between", "random")
+_PLANES = ("pca", "between", "random", "hessian")
 
 
 @click.command(
@@ -52,7 +53,8 @@ _PLANES = ("pca", "between", "random")
     metavar="KIND",
     default="pca",
     show_default=True,
-    help="pca, between (the ends of the runs, and --through), random, or a RESULT.zarr whose plane is used again.",
+    help="pca, between (the ends of the runs, and --through), random, hessian (the sharpest directions at the end), or "
+    "a RESULT.zarr whose plane is used again.",
 )
 @click.option("--through", metavar="CKPT", multiple=True, help="One more checkpoint for --plane between; repeatable.")
 @click.option("--every", type=Whole(1), metavar="N", default=1, help="Take every N-th checkpoint, and the last one.")
@@ -94,7 +96,7 @@ def trajectory(
         click.echo("\n".join(map(_told, runs)), err=True)
     runs = begun.readable(runs)
     begun = replace(begun, objective=begun.objective.at(last_finite(begun.objective, runs[-1])))
-    where = _plane(plane, begun, runs, through)
+    where = _plane(plane, begun, runs, through, scheduler)
     if ground and where is not None:
         grid_on(where, **axes)
     if dry_run or not quiet:
@@ -151,7 +153,9 @@ def _check(
         around([[0.0, 1.0]], _MARGIN if axes["margin"] is None else axes["margin"])
 
 
-def _plane(kind: str, begun: Start, runs: Sequence[Run], through: tuple[str, ...]) -> Plane | None:
+def _plane(
+    kind: str, begun: Start, runs: Sequence[Run], through: tuple[str, ...], scheduler: Scheduler
+) -> Plane | None:
     """The plane of that kind; None for the principal one of the runs.
 
     Raises:
@@ -161,6 +165,8 @@ def _plane(kind: str, begun: Start, runs: Sequence[Run], through: tuple[str, ...
         return None
     if kind == "random":
         return random_plane(begun.objective)
+    if kind == "hessian":
+        return hessian_plane(begun.objective, scheduler=scheduler)
     if kind != "between":
         return reused(kind, begun.objective)[0]
     names = [*(run.name for run in runs), *names_of(through)] if through else [run.name for run in runs]

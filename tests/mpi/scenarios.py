@@ -15,7 +15,7 @@ import pytest
 import gradvis
 from gradvis.backends.analytic import Quadratic
 from gradvis.plane import Plane
-from gradvis.schedule import LaunchError, Scheduler, Serial, TaskError, default_scheduler, launcher_rank
+from gradvis.schedule import LaunchError, Scheduler, Serial, TaskError, default_scheduler, launcher_rank, together
 
 
 class Stubborn(Exception):  # noqa: N818
@@ -256,6 +256,72 @@ def trajectory(s: Scheduler, folder: str) -> None:
     bad = [*rows, np.ones(39)]
     with pytest.raises(ValueError, match="40 parameters"):
         gradvis.project_trajectory(made, bad, scheduler=s)
+
+
+def add(s: Scheduler) -> None:
+    """In the order of the ranks, and the same bits everywhere."""
+    rows = np.random.default_rng(0).normal(size=(s.size, 3, 50))
+    total = rows[0].copy()
+    for row in rows[1:]:
+        total += row
+    found = s.add(rows[s.rank])
+    assert found.tobytes() == total.tobytes()
+    assert s.add(rows[s.rank][::-1, ::2]).tobytes() == np.ascontiguousarray(total[::-1, ::2]).tobytes()
+
+
+def split(s: Scheduler) -> None:
+    for groups in range(1, s.size + 1):
+        group = s.split(groups)
+        mates = [rank for rank in range(s.size) if rank * groups // s.size == s.rank * groups // s.size]
+        assert group.gather(s.rank) == mates
+        assert group.rank == mates.index(s.rank)
+
+
+def helped(s: Scheduler) -> None:
+    """One rank works with products to which all add, and what fails is told to all."""
+
+    def doubled(vectors: np.ndarray) -> np.ndarray:
+        if vectors[0, 0] == 7.0:
+            raise ValueError(f"seven on {s.rank}")
+        return vectors * (s.rank + 1)
+
+    total = s.size * (s.size + 1) // 2
+    assert together(doubled, lambda product: product(product(np.ones((2, 3)))).sum(), s) == 6 * total**2
+    assert together(doubled, lambda product: s.rank, s) == 0
+    wanted = "product failed on rank 0" if s.size > 1 else "seven on 0"
+    with pytest.raises((TaskError, ValueError), match=wanted):
+        together(doubled, lambda product: product(np.full((1, 1), 7.0)), s)
+    with pytest.raises(KeyError, match="lost"):
+        together(doubled, lambda product: {}["lost"], s)
+
+
+def spectra(s: Scheduler, folder: str) -> None:
+    """With fewer probes than ranks, and with more: the numbers of one process, kept and gone on with."""
+    values = np.concatenate([np.linspace(-1, 1, 50), [5.0, 9.0]])
+    made = Quadratic(values, minimum=np.ones(52), rotate_seed=0)
+    for probes in (1, 2, 7):
+        alone = gradvis.hessian_spectrum(made, probes, 20, top=2, tol=1e-9, scheduler=Serial())
+        for place in (None, f"{folder}/{probes}.zarr", f"{folder}/{probes}.zarr"):
+            found = gradvis.hessian_spectrum(made, probes, 20, top=2, tol=1e-9, scheduler=s, out=place)
+            x = np.linspace(-1, 9, 50)
+            for name in ("trace", "frobenius"):
+                assert abs(getattr(found, name) - getattr(alone, name)) < 1e-9 * np.linalg.norm(values)
+            np.testing.assert_allclose(found.density(x), alone.density(x), atol=1e-8 * alone.density(x).max())
+            np.testing.assert_allclose(found.pairs.values, [9.0, 5.0], atol=1e-8)
+            assert found.pairs.converged.all()
+
+
+def spectrum_fails(s: Scheduler) -> None:
+    """A product that raises on one rank raises on all."""
+
+    class Failing(Quadratic):
+        def hvp(self, theta, vectors, operator="hessian"):
+            if s.rank == s.size - 1:
+                raise RuntimeError("no such luck")
+            return super().hvp(theta, vectors, operator)
+
+    with pytest.raises(TaskError, match=f"rank {s.size - 1} "):
+        gradvis.hessian_eigenpairs(Failing(np.arange(1.0, 9.0)), 2, scheduler=s)
 
 
 def launched() -> Scheduler:

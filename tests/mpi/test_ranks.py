@@ -14,7 +14,7 @@ import pytest
 from tests.launch import MPICH, MPIRUN, OPENMPI, PYTHON, Launcher, descendants, mpirun, run, started, until
 
 SCENARIOS = Path(__file__).with_name("scenarios.py")
-RIGHT = "complete,everybody,dynamic,big,share,share_raises,agree,gather,local"
+RIGHT = "complete,everybody,dynamic,big,share,share_raises,agree,gather,local,add,split,helped"
 
 
 def scenario(
@@ -50,6 +50,15 @@ def test_a_trajectory_is_the_same_on_several_ranks(tmp_path):
 
     passed(done, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.zarr", "1.zarr"]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_spectrum_is_the_same_on_several_ranks(tmp_path, ranks):
+    passed(scenario(ranks, "spectra", str(tmp_path)), ranks)
+
+
+def test_a_product_that_fails_on_one_rank_ends_the_call_on_all():
+    passed(scenario(3, "spectrum_fails"), 3)
 
 
 def test_waiting_ranks_leave_the_cores_alone():
