@@ -74,7 +74,10 @@ def _of_pairs(objective: Objective, theta: Vector, pairs: Pairs, operator: str, 
     products = objective.hvp(theta, pairs.vectors.astype(theta.dtype), operator)
     for number, (value, vector, product) in enumerate(zip(pairs.values, pairs.vectors, products, strict=True), 1):
         yield Check(
-            f"eigenvalue {number}: v'Hv", _dot(vector, product), float(value), noise + pairs.residuals[number - 1]
+            f"eigenvalue {number}: v'Hv",
+            _dot(vector, product),
+            float(value),
+            noise + float(pairs.residuals[number - 1]),
         )
 
 
@@ -89,7 +92,7 @@ def _of_loss(objective: Objective, theta: Vector, pairs: Pairs) -> Iterator[Chec
         plane = Plane(theta, vector[None].astype(theta.dtype))
         (far, near, here) = (_second(objective, plane, step * factor) for factor in (2, 1, 0.5))
         best = (4 * here - near) / 3
-        allowed = 4 * (abs(here - near) + abs(near - far)) + 64 * wide * loss / (step / 2) ** 2
+        allowed = 4 * (abs(here - near) + abs(near - far)) + 64 * float(wide) * loss / (step / 2) ** 2
         yield Check(f"eigenvalue {number}: second difference of the loss", best, float(value), allowed)
 
 
@@ -109,7 +112,10 @@ def _of_dense(objective: Objective, theta: Vector, pairs: Pairs, operator: str, 
     for number, value in enumerate(pairs.values, 1):
         nearest = float(values[np.argmin(np.abs(values - value))])
         yield Check(
-            f"eigenvalue {number}: dense matrix", float(value), nearest, noise * norm + pairs.residuals[number - 1]
+            f"eigenvalue {number}: dense matrix",
+            float(value),
+            nearest,
+            noise * norm + float(pairs.residuals[number - 1]),
         )
 
 

@@ -11,7 +11,7 @@ from gradvis.krylov import Product
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.probing import WHICH, product_of
-from gradvis.restart import Pairs, eigenpairs
+from gradvis.restart import Pairs, Which, eigenpairs
 from gradvis.schedule import Scheduler, default_scheduler, together
 
 _RISE = 9.0  # ours: a plane reaches to where the quadratic model has ten times the loss
@@ -20,7 +20,7 @@ _RISE = 9.0  # ours: a plane reaches to where the quadratic model has ten times 
 def hessian_eigenpairs(
     objective: Objective,
     k: int = 5,
-    which: str = "largest",
+    which: Which = "largest",
     *,
     tol: float = 1e-4,
     operator: str = "hessian",
@@ -103,7 +103,8 @@ def hessian_plane(
     if k != 2 and (kind != "top" or not 1 <= k <= 3):
         raise ValueError(f"a Hessian plane has two dimensions, or one to three of kind top, but k={k} came for {kind}")
     theta = objective.parameters()
-    count, which = {"top": (k, "largest"), "ends": (1, "both"), "gradient": (1, "largest")}[kind]
+    which: Which = "both" if kind == "ends" else "largest"
+    count = k if kind == "top" else 1
     pairs = hessian_eigenpairs(objective, count, which, tol=tol, operator=operator, seed=seed, scheduler=scheduler)
     if not pairs.converged.all():
         raise ValueError(

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from gradvis.arrays import Matrix, Values, Vector
-from gradvis.krylov import Krylov, Product, basis_bytes, lanczos, ritz, ritz_vectors
+from gradvis.krylov import Krylov, Product, Reorthogonalise, basis_bytes, lanczos, ritz, ritz_vectors
 from gradvis.objective import Objective
+from gradvis.restart import Which
 
 METRICS = ("node", "weight", "residual")
 WHICH = ("largest", "smallest", "both")
@@ -39,7 +40,7 @@ class Probes:
     full: bool
     storage: str
     top: int
-    which: str
+    which: Which
 
     @property
     def exact(self) -> bool:
@@ -84,7 +85,7 @@ class Probes:
             Nodes, weights and residuals, (p, m, 3); NaN, 0 and NaN behind the end of a run. And the Ritz vectors of
             the extreme pairs, (k, d), if the first probe is among them.
         """
-        way = "full" if self.full else "none"
+        way: Reorthogonalise = "full" if self.full else "none"
         found = lanczos(product, self.starts(indices), self.steps, reorthogonalise=way, dtype=self.storage)
         rows = np.stack([self._row(found, place) for place in range(len(indices))])
         return rows, self._extreme(found, indices.index(0)) if 0 in indices and self.pairs else None
@@ -102,7 +103,7 @@ class Probes:
         return vectors
 
 
-def extreme(values: Values, k: int, which: str) -> list[int]:
+def extreme(values: Values, k: int, which: Which) -> list[int]:
     """Which of ascending values are the k largest, the k smallest or both, in descending order.
 
     >>> extreme(np.array([-1.0, 0.0, 2.0, 3.0]), 1, "both"), extreme(np.array([1.0, 2.0, 3.0]), 2, "both")

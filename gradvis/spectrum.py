@@ -25,7 +25,7 @@ from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.probe_runs import CENTER, ProbeRuns, Tell, pairs_of
 from gradvis.probing import METRICS, WHICH, Probes, product_of
-from gradvis.restart import Pairs
+from gradvis.restart import Pairs, Which
 from gradvis.schedule import Cost, Scheduler, default_scheduler
 from gradvis.store import Store, prepare
 
@@ -143,7 +143,7 @@ def hessian_spectrum(
     *,
     operator: str = "hessian",
     top: int = 10,
-    which: str = "largest",
+    which: Which = "largest",
     tol: float | None = None,
     reorthogonalise: str | None = None,
     storage: str | None = None,
@@ -223,7 +223,7 @@ def _no_pairs() -> Pairs:
 
 def _asked(
     theta: Vector, probes: int, steps: int, seed: int, reorthogonalise: str | None, storage: str | None, top: int,
-    which: str, budget: int,
+    which: Which, budget: int,
 ) -> Probes:  # fmt: skip
     """The probes, and how their bases are kept.
 

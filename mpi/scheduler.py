@@ -132,7 +132,7 @@ class Ranks:
 
     def split(self, groups: int) -> Ranks:
         """The ranks in so many groups, neighbours together; this rank's group."""
-        return Ranks(self._comm.Split(self.rank * groups // self.size, self.rank))
+        return Ranks(MPI.Intracomm(self._comm.Split(self.rank * groups // self.size, self.rank)))
 
     def together(self, seconds: float = TOGETHER) -> bool:
         """Whether every rank calls this within some seconds: then an error is everybody's, and the root speaks.
