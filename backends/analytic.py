@@ -86,7 +86,10 @@ class Analytic(Objective):
 
     def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Values:
         if operator != "hessian":
-            raise ValueError(f"operator must be 'hessian', but {operator!r} came")
+            raise ValueError(
+                f"operator={operator!r} was wanted, but a closed form has no outputs to take it of; take "
+                "operator='hessian'"
+            )
         rows = [self._curve(self._wide(theta), self._wide(vector)[None])[0] for vector in vectors]
         return self._share * np.array(rows).reshape(-1, self.space.d)
 

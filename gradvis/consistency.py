@@ -84,11 +84,9 @@ def _of_pairs(objective: Objective, theta: Vector, pairs: Pairs, operator: str, 
 def _of_loss(objective: Objective, theta: Vector, pairs: Pairs) -> Iterator[Check]:
     """Second differences of the loss along eigenvectors, by Richardson's extrapolation; their error is estimated."""
     wide = np.finfo(theta.dtype).eps
-    loss = abs(objective.measure(theta)["loss"]) or 1.0
+    loss, sharpest = abs(objective.measure(theta)["loss"]) or 1.0, float(np.abs(pairs.values).max())
+    step = float(np.sqrt(2 * loss * np.sqrt(wide) / (sharpest or 1.0)))
     for number, (value, vector) in enumerate(zip(pairs.values, pairs.vectors, strict=True), 1):
-        if value == 0:
-            continue
-        step = float(np.sqrt(2 * loss * np.sqrt(wide) / abs(value)))
         plane = Plane(theta, vector[None].astype(theta.dtype))
         (far, near, here) = (_second(objective, plane, step * factor) for factor in (2, 1, 0.5))
         best = (4 * here - near) / 3

@@ -105,6 +105,11 @@ class Objective(ABC):
         del plane
         return self.how
 
+    def tune_products(self, theta: Vector, r: int) -> Mapping[str, Any]:
+        """The fastest way of multiplying with r vectors at once at theta, (d,), by the clock: a `how` for `again`."""
+        del theta, r
+        return self.how
+
     @abstractmethod
     def evaluate(self, plane: Plane, coords: Values) -> Values:
         """Metrics at points of a plane, mean over the samples.
@@ -123,7 +128,23 @@ class Objective(ABC):
 
     @abstractmethod
     def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
-        """Curvature times several vectors, mean over the samples, (d,) and (r, d) to (r, d)."""
+        """A curvature matrix of the loss times several vectors, mean over the samples.
+
+        Args:
+            theta: Where, (d,).
+            vectors: Each is multiplied, (r, d); they share what work they can.
+            operator: `hessian`. `ggn`: the generalised Gauss-Newton matrix, J' H J with J the Jacobian of the model's
+                outputs and H the loss's Hessian in them (Schraudolph 2002). `fisher`: the empirical Fisher, the mean
+                over samples of g g', g the gradient of a sample's own loss. A sample is an item of a batch, with all
+                its tokens; those losses are scaled so that their mean is the loss: where the mean goes over tokens,
+                a sample with more of them counts more.
+
+        Returns:
+            The products, (r, d), in the loss's units by parameter squared.
+
+        Raises:
+            ValueError: If the loss has no such operator; a `batch_loss` hides the outputs that the last two need.
+        """
 
     @abstractmethod
     def shard(self, index: int, count: int) -> Objective:
@@ -214,6 +235,9 @@ class Restricted(Objective):
 
     def tune(self, plane: Plane) -> Mapping[str, Any]:
         return self.whole.tune(self._wider(plane))
+
+    def tune_products(self, theta: Vector, r: int) -> Mapping[str, Any]:
+        return self.whole.tune_products(self._embed(self.space.check(theta), self._fixed), r)
 
     def evaluate(self, plane: Plane, coords: Values) -> Values:
         return self.whole.evaluate(self._wider(plane), coords)

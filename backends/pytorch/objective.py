@@ -7,8 +7,7 @@ a point of a plane is formed in place, once, and no state_dict is copied.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain, groupby
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradvis.arrays import Matrix, Values, Vector
+from gradvis.arrays import Values, Vector
 from gradvis.backends.pytorch.batch import piece
 from gradvis.backends.pytorch.compute import (
     POINTS,
@@ -28,22 +27,23 @@ from gradvis.backends.pytorch.compute import (
     free_memory,
     images_last,
     pays_together,
-    with_room,
 )
 from gradvis.backends.pytorch.compute import (
     micro_batch as fitting,
 )
 from gradvis.backends.pytorch.criterion import Criterion
-from gradvis.backends.pytorch.data import divisible, even, is_pair, labels, load, sample_count, transfer
+from gradvis.backends.pytorch.data import divisible, is_pair, labels, load, sample_count, transfer
+from gradvis.backends.pytorch.derivatives import Derivatives
 from gradvis.backends.pytorch.first import first_look, functional
 from gradvis.backends.pytorch.guard import generators_kept
 from gradvis.backends.pytorch.layers import batch_norms, mixes_batch, own_dtype, parameter_space
-from gradvis.backends.pytorch.norms import SEVERAL, chosen_policy, of_each_batch, put
+from gradvis.backends.pytorch.norms import SEVERAL, chosen_policy, put
+from gradvis.backends.pytorch.operators import Chosen
 from gradvis.backends.pytorch.passes import Walk, one_by_one, recalibrated, together
-from gradvis.backends.pytorch.products import Product, curvature, differentiable, slope, summed
-from gradvis.backends.pytorch.state import Run, State
+from gradvis.backends.pytorch.state import State
+from gradvis.backends.pytorch.ways import TOGETHER, first_way
 from gradvis.notes import note
-from gradvis.objective import Objective, Reader, summarise
+from gradvis.objective import Reader, summarise
 from gradvis.plane import Plane
 from gradvis.provenance import digest
 
@@ -51,7 +51,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch
 _DATA_SHARE = 4  # a quarter of the free memory may hold data
 
 
-class TorchObjective(Objective):
+class TorchObjective(Derivatives):
     """A loss and metrics of a `torch.nn.Module` on fixed data.
 
     Args:
@@ -114,7 +114,7 @@ class TorchObjective(Objective):
             raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, but {dtype!r} came")
         self._model, self._threads, self._amp, self._unit = model, threads, dtype == "bfloat16", unit
         self.space, self._include_frozen = parameter_space(model, include_frozen, filters), include_frozen
-        self._norms: list[Any] = [layer for layer in batch_norms(model) if layer.running_mean is not None]
+        self._norms = [layer for layer in batch_norms(model) if layer.running_mean is not None]
         self._mixes = mixes_batch(model)
         self._asked, self._policy = batch_norm, chosen_policy(batch_norm, self._norms, self._mixes)
         place = find_device(device, local[0]) if device is not None else next(model.parameters()).device
@@ -122,14 +122,16 @@ class TorchObjective(Objective):
         self._criterion = Criterion(
             loss, batch_loss, weight, metrics, dtype=self._state.dtype, amp=self._amp, device=place
         )
-        budget = free_memory(place, local[1]) // _DATA_SHARE if data_budget is None else data_budget
+        self._room = free_memory(place, local[1]) // _DATA_SHARE
+        budget = self._room if data_budget is None else data_budget
         with generators_kept(), torch.inference_mode(False):
             join = self._criterion.sees_outputs and not self._batches_count
             self._data = load(data, self._place, batch_size, budget, join, samples)
             self._settle(micro_batch, compile)
         self.streamed = self._data.kept is None
-        self._units: float | None = None
-        self._compiled: Compiled | None = None
+        self._counts = None
+        self._chosen = Chosen(first_way(model))
+        self._compiled = None
         self._placed: tuple[Plane, Tensor, list[Tensor]] | None = None
 
     @property
@@ -180,19 +182,10 @@ class TorchObjective(Objective):
         self._most = POINTS if self._look.together and not self._batches_count else 1
         self.points = self._most if pays_together(self.space.d, self._data.samples()) else 1
 
-    def _even(self, micro: int) -> int:
-        """Pieces of nearly one length where all the data lies together."""
-        kept = self._data.kept
-        together = kept is not None and len(kept) == 1
-        return even(sample_count(kept[0]), micro) if together else micro  # type: ignore[index]
-
     def _batch_sizes(self) -> str | None:
         """In words, if they are known."""
         sizes = groupby(self._data.lengths() or [])
         return ", ".join(f"{len(list(group))} of {size}" for size, group in sizes) or None
-
-    def _inside(self, flat: Tensor, run: Run[Tensor]) -> Tensor:
-        return self._state.inside(flat, run, self._threads)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -218,6 +211,8 @@ class TorchObjective(Objective):
             "micro_batch": self._data.micro,
             "points": self.points,
             "channels_last": self._look.images,
+            "product": self._chosen.way,
+            "product_micro_batch": self._product_micro(TOGETHER),
         }
 
     def again(self, how: Mapping[str, Any]) -> TorchObjective:
@@ -225,6 +220,8 @@ class TorchObjective(Objective):
         if how.get("micro_batch") and self._data.micro is not None:
             other._compiled, other._data = None, replace(self._data, micro=how["micro_batch"])
         other.points = how.get("points", self.points)
+        way, micro = how.get("product", self._chosen.way), how.get("product_micro_batch")
+        other._chosen = replace(self._chosen, way=way, micro=micro or self._chosen.micro)
         return other
 
     def tune(self, plane: Plane) -> Mapping[str, Any]:
@@ -293,7 +290,7 @@ class TorchObjective(Objective):
         if self._policy == "recalibrate":
             raise ValueError("batch_norm='recalibrate' looks at all the data at once and cannot be cut into shards")
         other = copy.copy(self)
-        other._units = self._count_units() if self._units is None else self._units
+        other._counts = self._count() if self._counts is None else self._counts
         other._data = self._data.shard(index, count)
         return other
 
@@ -336,17 +333,6 @@ class TorchObjective(Objective):
         with self._batch_statistics():
             one_by_one(walk, self._data.chunks(), measure, sums, lambda _: None)
 
-    def _batch_statistics(self) -> AbstractContextManager[None]:
-        return of_each_batch(self._norms) if self._policy == "batch" else nullcontext()
-
-    def _with_room(self, compute: Callable[[], Tensor]) -> Tensor:
-        """What it computes; where the device runs out of memory, fewer samples go through at once from then on."""
-
-        def halve(micro: int) -> None:
-            self._compiled, self._data = None, replace(self._data, micro=micro)
-
-        return with_room(compute, self._state.device, lambda: self._data.micro, halve)
-
     def _place_plane(self, plane: Plane) -> tuple[Tensor, list[Tensor]]:
         """Origin and directions on the device; they stay there until another plane comes."""
         if self._placed is None or self._placed[0] is not plane:
@@ -366,55 +352,6 @@ class TorchObjective(Objective):
         names = [name for term in self._criterion.names for name in (term, f"{term}_stderr")]
         both = np.stack([means, spreads], axis=-1).reshape(len(sums), len(names))
         return both[:, [names.index(name) for name in self.metrics]]
-
-    def _batches(self) -> Iterator[tuple[int, Any]]:
-        return (numbered for chunk in self._data.chunks() for numbered in chunk)
-
-    def _count_units(self) -> float:
-        """Over how many samples, tokens or pixels the whole mean goes."""
-
-        def run(model: nn.Module, _: Callable[[], None]) -> Tensor:
-            return torch.stack([self._criterion.sums(model, *each)[0, 0, 1] for each in self._batches()]).sum()
-
-        with torch.no_grad():
-            return float(self._inside(self._state.flat(), run))
-
-    def _accumulate(self, theta: Vector, rows: int, product: Product) -> Matrix:
-        """Sum products with the loss of each micro-batch over them all, (rows, d), and divide by the units.
-
-        Raises:
-            ValueError: If batch norm is recalibrated: that has no derivative.
-        """
-        if self._policy == "recalibrate":
-            raise ValueError(
-                "batch_norm='recalibrate' is for surfaces only and has no derivatives; take 'eval' or 'batch' for them"
-            )
-        self.space.check(theta)
-
-        def run(model: nn.Module, _: Callable[[], None]) -> Tensor:
-            losses = (self._criterion.sums(model, *each)[0] for each in self._batches())
-            with self._batch_statistics(), differentiable(model):
-                total, units = summed(product, rows, flat, losses)
-            return total / (units if self._units is None else self._units)
-
-        with torch.inference_mode(False), torch.enable_grad():
-            flat = self._state.flat(theta).requires_grad_()
-            mean: Matrix = self._with_room(lambda: self._inside(flat, run)).cpu().numpy()
-        return mean
-
-    def gradient(self, theta: Vector) -> Vector:
-        return self._accumulate(theta, 1, slope)[0]
-
-    def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
-        """See `Objective.hvp`; the graph of the first gradient is kept for all vectors.
-
-        Raises:
-            ValueError: If the operator is another.
-        """
-        if operator != "hessian":
-            raise ValueError(f"operator must be 'hessian', but {operator!r} came")
-        along = torch.as_tensor(np.asarray(vectors), dtype=self._state.dtype, device=self._state.device)
-        return self._accumulate(theta, len(along), curvature(along))
 
 
 def _same(one: Vector, other: Vector) -> bool:

@@ -1,13 +1,12 @@
-"""Gradients and products with the Hessian, summed over micro-batches.
+"""Gradients and products with the Hessian by double backward, summed over micro-batches.
 
-Source: Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6, 1994. Some of torch's
-fastest kernels have no second derivative; inside `differentiable`, slower ones take their place.
+Some of torch's fastest kernels have no second derivative; inside `differentiable`, slower ones take their place.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
@@ -18,47 +17,48 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from gradvis.backends.pytorch.ways import Piece, Product
 from gradvis.notes import note
-
-Product = Callable[[Tensor, Tensor], Tensor]  # a loss and theta, (d,), to (rows, d)
 
 _RECURRENT = frozenset({torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu})
 _told: WeakSet[nn.Module] = WeakSet()
 
 
-def summed(product: Product, rows: int, flat: Tensor, moments: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def summed(product: Product, rows: int, flat: Tensor, pieces: Iterable[Piece]) -> tuple[Tensor, Tensor]:
     """Sum products over micro-batches.
 
     Args:
         product: Of the loss of each.
         rows: How many it gives.
         flat: The vector that the losses depend on, (d,).
-        moments: Of the loss of each, (3, 3), see `losses.moments`; taken one after the other, so that only
-            one graph is alive.
+        pieces: The micro-batches, one after the other.
 
     Returns:
         total: The sum of the products, (rows, d).
-        units: Over how many units the mean of the loss goes, ().
+        counts: How many samples there are, and over how many units the mean of the loss goes, (2,).
     """
     total = torch.zeros(rows, len(flat), dtype=flat.dtype, device=flat.device)
-    units = torch.zeros((), dtype=torch.float32 if flat.device.type == "mps" else torch.float64, device=flat.device)
-    for sums in moments:
-        units += sums[0, 1].detach()
-        total += product(sums[0, 2], flat)
-    return total, units
+    counts = torch.zeros(2, dtype=torch.float32 if flat.device.type == "mps" else torch.float64, device=flat.device)
+    for piece in pieces:
+        rows_of_piece, sums = product(piece, flat)
+        total += rows_of_piece.detach()
+        counts += sums[0, :2].detach()
+    return total, counts
 
 
-def slope(loss: Tensor, flat: Tensor) -> Tensor:
+def slope(piece: Piece, flat: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient, (1, d)."""
-    return derivative(loss, flat)[None]
+    sums = piece.sums(flat)
+    return derivative(sums[0, 2], flat)[None], sums
 
 
 def curvature(along: Tensor) -> Product:
-    """The product of the Hessian with several vectors, (r, d); they share the graph of the first gradient."""
+    """The Hessian with several vectors, (r, d), by double backward; they share the graph of the first gradient."""
 
-    def product(loss: Tensor, flat: Tensor) -> Tensor:
-        first = derivative(loss, flat, create_graph=True)
-        return torch.stack([derivative(first, flat, vector, retain_graph=True) for vector in along])
+    def product(piece: Piece, flat: Tensor) -> tuple[Tensor, Tensor]:
+        sums = piece.sums(flat)
+        first = derivative(sums[0, 2], flat, create_graph=True)
+        return torch.stack([derivative(first, flat, vector, retain_graph=True) for vector in along]), sums
 
     return product
 

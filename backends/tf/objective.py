@@ -216,7 +216,9 @@ class KerasObjective(Objective):
 
     def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
         if operator != "hessian":
-            raise ValueError(f"operator must be 'hessian', but {operator!r} came")
+            raise ValueError(
+                f"operator={operator!r} was wanted, but for Keras there is the Hessian alone; take operator='hessian'"
+            )
         return self._accumulate(self._graphs.hvp, self.space.check(theta), vectors)
 
 

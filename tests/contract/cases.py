@@ -26,10 +26,12 @@ class Case(ABC):
 
     Attributes:
         pattern: A glob that names some of the blocks.
+        operators: What its products can be with.
         model: The user's, or None where there is none.
     """
 
     pattern: str
+    operators: tuple[str, ...] = ("hessian",)
     model: Any = None
     loss: Any = None
 
@@ -48,6 +50,11 @@ class Case(ABC):
     @abstractmethod
     def hessian(self, theta: np.ndarray) -> np.ndarray:
         """(d, d)."""
+
+    def dense(self, operator: str, theta: np.ndarray) -> np.ndarray:
+        """Any of the operators, (d, d)."""
+        assert operator == "hessian"
+        return self.hessian(theta)
 
     @abstractmethod
     def elsewhere(self) -> tuple[Any, np.ndarray, Mapping[str, np.ndarray]]:

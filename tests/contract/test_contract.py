@@ -121,6 +121,24 @@ def test_products_are_those_of_the_dense_hessian(case, objective, rng):
     assert np.abs(found - found.T).max() <= 1e-12 * np.linalg.norm(wanted)
 
 
+def test_products_with_other_operators_are_those_of_the_dense_ones(case, objective, rng):
+    theta = near(objective, rng)
+
+    for operator in case.operators:
+        found, wanted = objective.hvp(theta, np.eye(objective.space.d), operator), case.dense(operator, theta)
+        close(found, wanted, 1e-8)
+        assert np.abs(found - found.T).max() <= 1e-12 * np.linalg.norm(wanted), operator
+
+
+def test_an_operator_that_it_has_not_is_refused_in_a_sentence(case, objective):
+    theta = objective.parameters()
+
+    for operator in {"ggn", "fisher"} - set(case.operators):
+        with pytest.raises(ValueError, match=f"{operator}.*; take operator='hessian'"):
+            objective.hvp(theta, theta[None], operator=operator)
+    assert "hessian" in case.operators
+
+
 def test_products_are_differences_of_gradients(case, objective, rng):
     theta, vector = near(objective, rng), rng.normal(size=objective.space.d)
     step = 1e-5 * vector
@@ -146,12 +164,14 @@ def test_an_unknown_operator_is_refused_with_what_there_is(objective):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])  # 23 samples are 3 batches: the last two of five parts are empty
-def test_shards_sum_to_the_whole(objective, rng, count):
+def test_shards_sum_to_the_whole(case, objective, rng, count):
     theta, vectors = near(objective, rng), rng.normal(size=(2, objective.space.d))
     parts = [objective.shard(index, count) for index in range(count)]
 
     close(sum(part.gradient(theta) for part in parts), objective.gradient(theta), 1e-12)
-    close(sum(part.hvp(theta, vectors) for part in parts), objective.hvp(theta, vectors), 1e-12)
+    for operator in case.operators:
+        summed = sum(part.hvp(theta, vectors, operator) for part in parts)
+        close(summed, objective.hvp(theta, vectors, operator), 1e-12)
 
 
 def test_shards_of_shards_sum_to_the_whole(objective, rng):
@@ -179,11 +199,9 @@ def test_restricting_is_a_block_of_everything(case, objective):
     np.testing.assert_array_equal(part.parameters(), whole[inside])
     assert part.measure(whole[inside]) == objective.measure(whole)
     np.testing.assert_allclose(part.gradient(whole[inside]), case.gradient(whole)[inside], rtol=1e-10, atol=1e-14)
-    close(
-        part.hvp(whole[inside], np.eye(part.space.d)),
-        objective.hvp(whole, np.eye(len(whole)))[np.ix_(inside, inside)],
-        1e-12,
-    )
+    for operator in case.operators:
+        dense = objective.hvp(whole, np.eye(len(whole)), operator)
+        close(part.hvp(whole[inside], np.eye(part.space.d), operator), dense[np.ix_(inside, inside)], 1e-12)
 
 
 # ---------------------------------------------------------------------- states
@@ -307,12 +325,13 @@ def test_a_vector_of_another_space_is_refused(objective):
 # ---------------------------------------------------------------------- what is the user's
 
 
-def everything(objective: Objective, checkpoint) -> None:
+def everything(objective: Objective, checkpoint, operators) -> None:
     theta = objective.parameters()
     plane = Plane(theta, np.ones((2, objective.space.d)))
     objective.evaluate(plane, np.array([[0.0, 0.1], [1e200, 0.0]]))
     objective.gradient(theta)
-    objective.hvp(theta, theta[None])
+    for operator in operators:
+        objective.hvp(theta, theta[None], operator)
     objective.shard(0, 2).gradient(theta)
     objective.restrict("*").measure(theta)
     objective.read(checkpoint)
@@ -324,7 +343,7 @@ def test_nothing_of_the_users_is_changed(network):
     checkpoint = network.elsewhere()[0]
     before = network.snapshot()
 
-    everything(network.objective(), checkpoint)
+    everything(network.objective(), checkpoint, network.operators)
 
     assert network.snapshot() == before
 

@@ -19,6 +19,7 @@ from tests.contract.cases import BATCH, CLASSES, SAMPLES, Network, common_state
 
 class Dense(Network):
     pattern = "0.*"
+    operators = ("hessian", "ggn", "fisher")
     loss = "cross_entropy"
 
     def __init__(self, dtype: str = "float64") -> None:
@@ -78,6 +79,20 @@ class Dense(Network):
     def hessian(self, theta: np.ndarray) -> np.ndarray:
         """Not by `torch.func.hessian`: for LayerNorm its result is not even symmetric (seen with torch 2.13)."""
         return torch.autograd.functional.hessian(self.mean(), torch.tensor(theta)).numpy()
+
+    def dense(self, operator: str, theta: np.ndarray) -> np.ndarray:
+        """J' H J (Schraudolph 2002), and the mean of g g' over samples."""
+        if operator == "hessian":
+            return self.hessian(theta)
+        twin, at = self.twin(), torch.tensor(theta)
+        with sdpa_kernel(SDPBackend.MATH):
+            logits = self.logits(twin, at).detach()
+            slopes = torch.autograd.functional.jacobian(lambda at: self.per_sample(self.logits(twin, at)), at)
+            inner = torch.autograd.functional.jacobian(lambda at: self.logits(twin, at), at).flatten(0, 1)
+        if operator == "fisher":
+            return (slopes.T @ slopes / SAMPLES).numpy()
+        outer = torch.autograd.functional.hessian(lambda logits: self.per_sample(logits).mean(), logits)
+        return (inner.T @ outer.reshape(len(inner), -1) @ inner).numpy()
 
     def elsewhere(self) -> tuple[Any, np.ndarray, Mapping[str, np.ndarray]]:
         other = self.build(3)
