@@ -22,6 +22,7 @@ bench: venv
 	$(BIN)/python benchmarks/surface.py
 	$(BIN)/python benchmarks/trajectory.py
 	$(BIN)/python benchmarks/recording.py
+	$(BIN)/python benchmarks/spectrum.py
 
 notebooks: venv
 	$(BIN)/python tests/test_notebooks.py

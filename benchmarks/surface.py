@@ -150,9 +150,9 @@ def as_a_rank() -> None:
         scheduler.share(lambda: None)
         start = time.perf_counter()
         gradvis.loss_surface(objective, plane, resolution=15, out=out, scheduler=scheduler)
+        scheduler.gather(None)  # all have read it before the root takes it away
         if scheduler.is_root:
             print(time.perf_counter() - start)
-        scheduler.share(lambda: None)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import xarray
+from numpy.typing import NDArray
 
 from gradvis import machine, quadrature
 from gradvis.arrays import Values, Vector
@@ -77,7 +78,7 @@ class Spectrum:
         return dict(zip(CENTER, self.dataset["center"].values.tolist(), strict=True))
 
     @property
-    def done(self) -> Values:
+    def done(self) -> NDArray[np.bool_]:
         """Which probes are there, (r,) truths."""
         return np.asarray(np.isfinite(self.nodes[:, 0]))
 

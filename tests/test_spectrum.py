@@ -156,7 +156,11 @@ def test_a_finished_result_is_read_and_nothing_is_computed(bowl, tmp_path):
 
 @pytest.mark.parametrize(
     ("other", "words"),
-    [({"seed": 1}, "seed is 0 there and 1 here"), ({"top": 2}, "top is 3 there and 2 here"), ({"steps": 9}, "steps is")],
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"top": 2}, "top is 3 there and 2 here"),
+        ({"steps": 9}, "steps is"),
+    ],
 )
 def test_another_result_is_left_alone(bowl, tmp_path, other, words):
     options = {"probes": 2, "steps": 10, "top": 3, "out": tmp_path / "a.spectrum.zarr"}

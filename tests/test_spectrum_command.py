@@ -207,6 +207,7 @@ def test_a_surface_lies_on_a_hessian_plane(folder, command, kind):
     assert abs(sharpest @ vectors[:, -1]) == pytest.approx(1, abs=1e-6)
     assert surface.dataset["alpha"].values[-1] == surface.plane.about["span"] == surface.dataset["beta"].values[-1]
     assert "lowest on the grid" in out
+    assert ("along the gradient and eigenvectors" if kind == "gradient" else "along eigenvectors") in surface.methods()
 
 
 def test_a_path_is_dropped_on_a_hessian_plane(folder, command):

@@ -9,11 +9,12 @@ import click
 
 import gradvis
 from gradvis.cli.options import listed
-from gradvis.plots import KINDS, PICTURES, SIZES, TABLES, export, plot_many
+from gradvis.plots import KINDS, PICTURES, SIZES, TABLES, export, plot_many, spectra
 from gradvis.plots.view import check_name
 from gradvis.provenance import digest
 from gradvis.recording import Recording
 from gradvis.schedule import Scheduler
+from gradvis.spectrum import Spectrum
 from gradvis.surface import Surface
 from gradvis.trajectory import Trajectory
 
@@ -27,11 +28,16 @@ _SUFFIXES = tuple(suffix[1:] for suffix in (*PICTURES, *TABLES))
 @click.argument("results", metavar="RESULT...", nargs=-1, required=True)
 @click.option(
     "--kind",
-    metavar="|".join(KINDS),
-    help="For planes and paths on them [default: both, or for several results contour]",
+    metavar="KIND",
+    help=f"{'|'.join(KINDS)} for planes and paths on them [default: both, or for several results contour]; "
+    f"{'|'.join(spectra.KINDS_MANY)} for spectra [default: density]",
 )
 @click.option("--metric", metavar="NAME", help="What is drawn [default: loss, and accuracy beside a curve]")
-@click.option("--log/--linear", default=None, help="Scale of heights and colours; by default what the values suggest.")
+@click.option(
+    "--log/--linear",
+    default=None,
+    help="Scale of heights and colours, of a spectrum that of eigenvalues; by default what the values suggest.",
+)
 @click.option("--share-scale", is_flag=True, help="One scale over several results.")
 @click.option("--size", metavar="|".join(SIZES), default="page", show_default=True, help="For a paper or a talk.")
 @click.option("--out", "-o", metavar="PATH", help="One file; its suffix is one of those of --plot.")
@@ -54,12 +60,14 @@ def plot(
     Pictures: png, svg, pdf. A page to turn about: html. A film (a surface turns about, a path grows):
     gif, mp4. Numbers for other programs: vtk, csv, nc. The files are named after the result:
     run.surface.zarr gives run.surface.png and run.surface.html in this folder; several give
-    surfaces.png and surfaces.html. A trajectory is drawn on the surface that lies beside it.
+    surfaces.png and surfaces.html, or spectra.png and spectra.html. A trajectory is drawn on the surface that lies
+    beside it. Several spectra have a panel each; with --kind ridge they stand one below the other, and a film
+    shows them in their order.
     """
     del debug  # the door reads it
     options: dict[str, Any] = {"kind": kind, "metric": metric, "log": log, "size": size}
     titles = [Path(result).resolve().name.removesuffix(".zarr") for result in results]
-    names = [title.removesuffix(".surface") for title in titles]
+    names = [title.removesuffix(".surface").removesuffix(".spectrum") for title in titles]
     files = _files(out, wanted, titles)
 
     def draw() -> None:
@@ -89,11 +97,12 @@ def _files(out: str | None, wanted: tuple[str, ...], titles: list[str]) -> list[
     suffixes = listed(wanted) or ["png", "html"]
     for suffix in suffixes:
         check_name("--plot", suffix, _SUFFIXES)
-    base = titles[0] if len(titles) == 1 else "surfaces"
+    several = "spectra" if all(title.endswith(".spectrum") for title in titles) else "surfaces"
+    base = titles[0] if len(titles) == 1 else several
     return [Path(f"{base}.{suffix}") for suffix in suffixes]
 
 
-def _opened(path: str) -> Surface | Trajectory:
+def _opened(path: str) -> Surface | Trajectory | Spectrum:
     """A result that can be drawn.
 
     Raises:
@@ -105,9 +114,9 @@ def _opened(path: str) -> Surface | Trajectory:
     return result
 
 
-def _ground(result: Surface | Trajectory, path: str) -> dict[str, Any]:
+def _ground(result: Surface | Trajectory | Spectrum, path: str) -> dict[str, Any]:
     """The surface that was computed around a trajectory, where it lies beside it under its name."""
-    if isinstance(result, Surface):
+    if not isinstance(result, Trajectory):
         return {}
     beside = Path(f"{path.rstrip('/').removesuffix('.zarr').removesuffix('.trajectory')}.surface.zarr")
     ground = gradvis.open(beside) if beside.is_dir() else None
@@ -119,25 +128,30 @@ def _plane(result: Surface | Trajectory) -> str:
     return digest(result.plane.origin, result.plane.directions)
 
 
-def _one(result: Surface | Trajectory, file: Path, options: dict[str, Any]) -> None:
+def _one(result: Surface | Trajectory | Spectrum, file: Path, options: dict[str, Any]) -> None:
     if file.suffix.lower() in TABLES:
         export(result, file)
     else:
         result.plot(file, **options)
 
 
-def _several(results: list[Surface | Trajectory], file: Path, options: dict[str, Any]) -> None:
+def _several(results: list[Surface | Trajectory | Spectrum], file: Path, options: dict[str, Any]) -> None:
     """Draw them together.
 
     Raises:
-        ValueError: If the file holds one result only, or they are trajectories.
+        ValueError: If the file holds one result only, or they are no surfaces and no spectra.
     """
     if file.suffix.lower() in TABLES:
         raise ValueError(f"a {file.suffix} holds one result, but {len(results)} came; write one after the other")
+    spectral = [result for result in results if isinstance(result, Spectrum)]
+    if len(spectral) == len(results):
+        blocks = spectra.blocks(spectral)
+        plot_many(spectral, file, **options | ({"titles": blocks} if blocks else {}))
+        return
     surfaces = [result for result in results if isinstance(result, Surface)]
     if len(surfaces) < len(results):
         raise ValueError(
-            "several results are drawn together if all are surfaces; several training runs go on one plane with "
-            "gradvis-trajectory RUN RUN..."
+            "several results are drawn together if all are surfaces or all are spectra; several training runs go on "
+            "one plane with gradvis-trajectory RUN RUN..."
         )
     plot_many(surfaces, file, **options)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from uuid import uuid4
 
+from gradvis.plots import spectra
 from gradvis.plots.caption import caption
+from gradvis.plots.spectra import Quadrature, SpectrumLike
 from gradvis.plots.view import SurfaceLike, TrajectoryLike, check_name, under
+from gradvis.plots.writing import library, page, picture, write
 
 __all__ = ["caption", "export", "plot", "plot_many"]
 
@@ -23,7 +24,7 @@ _FILMS = (".gif", ".mp4")
 
 
 def plot(
-    result: SurfaceLike | TrajectoryLike,
+    result: SurfaceLike | TrajectoryLike | SpectrumLike,
     path: str | os.PathLike[str] | None = None,
     *,
     kind: str | None = None,
@@ -33,7 +34,7 @@ def plot(
     size: str = "page",
     ground: SurfaceLike | None = None,
 ) -> Any:
-    """Draw a surface or a trajectory, and save the picture if a path is given.
+    """Draw a surface, a trajectory or a spectrum, and save the picture if a path is given.
 
     A plane comes as a contour and a 3-D surface, a line as a curve, a volume as its three central
     slices; an html page as one surface to turn about, with every metric in it, a curve, or shells of
@@ -44,17 +45,21 @@ def plot(
     where the learning rate fell to a half or less between two checkpoints. A page has a slider over the steps;
     in a film the path grows. On a surface with `tracks` their paths are drawn too.
 
+    A spectrum comes as its smoothed density on a logarithmic axis with the standard error over the probes, and its
+    extreme eigenvalues as marks: open ones have not converged.
+
     Args:
-        result: What `loss_surface`, `project_trajectory` or `open` returned.
+        result: What `loss_surface`, `project_trajectory`, `hessian_spectrum` or `open` returned.
         path: Where the picture goes: .png, .svg, .pdf, .gif, .mp4, or .html for a page that works offline.
             Written atomically.
         kind: `contour`, `surface` or `both`; lines and volumes have one kind only. Default: `both`, and `contour`
             where an `ax` is given. Of a trajectory `contour` is the path alone, and the other two show it on its
-            ground in 3-D.
+            ground in 3-D. Of a spectrum `density` or `cumulative`.
         metric: What is drawn; for a page, what it shows first. Default: the loss, and beside the curve of a line
             a metric between 0 and 1 (accuracy, if there is one) on a second axis.
         ax: A matplotlib axes to draw into, instead of a figure of our own.
-        log: Logarithmic or linear; the default is the rule of `gradvis.plots.scale.scale`.
+        log: Logarithmic or linear; the default is the rule of `gradvis.plots.scale.scale`. Of a spectrum the axis of
+            eigenvalues, symmetric-logarithmic or linear, by the rule of `gradvis.plots.eigen_axis.axis`.
         size: Of a figure of our own: `column` (3.5 in wide), `page` (7.2 in) or `slide` (12 in).
         ground: For a trajectory, a surface on the same plane to draw its path on.
 
@@ -65,7 +70,10 @@ def plot(
         ValueError: If the suffix, kind, metric or size is unknown, the axes do not fit, or `log` cannot be.
         ImportError: If the plotting library is not installed.
     """
-    target, suffix = _checked(path, kind, size)
+    target, suffix = _checked(path, size)
+    if isinstance(result, Quadrature):
+        return _spectrum(result, target, suffix, kind, metric, ax, log, size, ground)
+    check_name("kind", "both" if kind is None else kind, KINDS)
     if ax is not None and suffix in (".html", *_FILMS):
         raise ValueError(f"an ax is for .png, .svg or .pdf, but {suffix} came; leave one of them out")
     if not isinstance(result, SurfaceLike) and kind in ("surface", "both"):
@@ -83,45 +91,75 @@ def _surface(
     surface: SurfaceLike, target: Path | None, suffix: str, kind: str | None, metric: str | None, ax: Any,
     log: bool | None, size: str,
 ) -> Any:  # fmt: skip
-    if target and suffix == ".html":
-        page = _library("interactive")
-        figure = page.draw(surface, kind, metric, log)
-        _write(target, lambda file: page.save(figure, file))
-        return figure
+    if suffix == ".html":
+        return page(library("interactive").draw(surface, kind, metric, log), target)
     if target and suffix in _FILMS:
-        film = _library("film")
+        film = library("film")
         figure = film.draw(surface, kind, metric, log, size)
-        _write(target, lambda file: film.save(figure, file))
+        write(target, lambda file: film.save(figure, file))
         return figure
-    static = _library("static")
-    figure = static.draw(surface, kind, metric, ax, log, size, with_caption=suffix == ".png")
-    if target:
-        _write(target, lambda file: static.save(figure, file, suffix[1:]))
-    return figure
+    figure = library("static").draw(surface, kind, metric, ax, log, size, with_caption=suffix == ".png")
+    return picture(figure, target, suffix)
 
 
 def _trajectory(
     result: TrajectoryLike, target: Path | None, suffix: str, kind: str | None, metric: str | None, ax: Any,
     log: bool | None, size: str, ground: SurfaceLike | None,
 ) -> Any:  # fmt: skip
-    if target and suffix == ".html":
-        page, paths = _library("interactive"), _library("interactive_track")
-        figure = paths.draw(result, ground, kind, metric, log)
-        _write(target, lambda file: page.save(figure, file))
-        return figure
-    drawing = _library("static_path").draw(
+    if suffix == ".html":
+        return page(library("interactive_track").draw(result, ground, kind, metric, log), target)
+    drawing = library("static_path").draw(
         result, ground, kind, metric, ax, log, size, with_caption=suffix in (".png", *_FILMS)
     )
     if target and suffix in _FILMS:
-        film = _library("film")
-        _write(target, lambda file: film.save_growing(drawing, result.tracks, file))
-    elif target:
-        _write(target, lambda file: _library("static").save(drawing.figure, file, suffix[1:]))
-    return drawing.figure
+        film = library("film")
+        write(target, lambda file: film.save_growing(drawing, result.tracks, file))
+        return drawing.figure
+    return picture(drawing.figure, target, suffix)
+
+
+def _spectrum(
+    result: Any, target: Path | None, suffix: str, kind: str | None, metric: str | None, ax: Any, log: bool | None,
+    size: str, ground: SurfaceLike | None,
+) -> Any:  # fmt: skip
+    """Draw one spectrum.
+
+    Raises:
+        ValueError: If what is asked for is not for a spectrum.
+    """
+    kind = spectra.check([result], kind, metric)
+    if ground is not None:
+        raise ValueError("a ground is for a trajectory, but a spectrum came; leave it out")
+    if suffix in _FILMS:
+        raise ValueError(f"a {suffix} shows several spectra one after the other, but one came; save as .png or .html")
+    if suffix == ".html":
+        if ax is not None:
+            raise ValueError("an ax is for .png, .svg or .pdf, but .html came; leave one of them out")
+        return page(library("interactive_spectrum").draw(result, kind, log), target)
+    figure = library("static_spectrum").draw(result, kind, ax, log, size, with_caption=suffix == ".png")
+    return picture(figure, target, suffix)
+
+
+def _spectra(
+    results: Sequence[Any], target: Path | None, suffix: str, titles: Sequence[str] | None, share: bool,
+    kind: str | None, metric: str | None, log: bool | None, size: str,
+) -> Any:  # fmt: skip
+    """Draw several spectra."""
+    kind = spectra.check(results, kind, metric)
+    names = spectra.titles(results, titles)
+    if target and suffix in _FILMS:
+        film = library("film_spectra")
+        drawn = film.draw(results, names, kind, log, size)
+        write(target, lambda file: film.save(drawn, file))
+        return drawn.figure
+    if suffix == ".html":
+        return page(library("interactive_spectra").draw(results, names, kind, log, share), target)
+    figure = library("static_spectrum").draw_many(results, names, kind, log, size, share, suffix == ".png")
+    return picture(figure, target, suffix)
 
 
 def plot_many(
-    surfaces: Sequence[SurfaceLike],
+    results: Sequence[SurfaceLike] | Sequence[SpectrumLike],
     path: str | os.PathLike[str] | None = None,
     *,
     titles: Sequence[str] | None = None,
@@ -131,66 +169,86 @@ def plot_many(
     log: bool | None = None,
     size: str = "page",
 ) -> Any:
-    """Draw several surfaces in one figure, and save it if a path is given.
+    """Draw several surfaces or several spectra in one figure, and save it if a path is given.
 
-    Lines share one axes; planes have a panel each, volumes a row of three central slices.
+    Lines share one axes; planes have a panel each, volumes a row of three central slices. Spectra share the axis of
+    eigenvalues.
 
     Args:
-        surfaces: What `loss_surface` or `open` returned; all lines, all planes or all volumes.
-        path: Where the picture goes: .png, .svg, .pdf or .html. Written atomically.
-        titles: What they are called; by default as their models.
+        results: What `loss_surface`, `hessian_spectrum` or `open` returned; all lines, all planes, all volumes or all
+            spectra.
+        path: Where the picture goes: .png, .svg, .pdf or .html, and for spectra .gif or .mp4, which show one after the
+            other. Written atomically.
+        titles: What they are called; by default as their models, or spectra as their blocks if these differ.
         share_scale: One range of heights and colours for all, else one for each.
-        kind: `contour` or `surface`, for planes. Default: `contour`, and `surface` on a page.
+        kind: For planes `contour` or `surface`. Default: `contour`, and `surface` on a page. For spectra `density`
+            (the default) has a panel each, `cumulative` has one axes, and `ridge` has densities one below the other,
+            in their order.
         metric: What is drawn. Default: the loss.
-        log: Logarithmic or linear; the default is the rule of `gradvis.plots.scale.scale`.
+        log: Logarithmic or linear; the default is the rule of `gradvis.plots.scale.scale`, and of
+            `gradvis.plots.eigen_axis.axis` for the eigenvalues of spectra.
         size: `column` (3.5 in wide), `page` (7.2 in) or `slide` (12 in).
 
     Returns:
         A matplotlib Figure, or a plotly one for a page.
 
     Raises:
-        ValueError: If the surfaces or titles do not fit together, an option is unknown, or `log` cannot be.
+        ValueError: If the results or titles do not fit together, an option is unknown, or `log` cannot be.
         ImportError: If the plotting library is not installed.
     """
-    target, suffix = _checked(path, kind, size)
+    target, suffix = _checked(path, size)
+    if any(isinstance(each, Quadrature) for each in results):
+        return _spectra(results, target, suffix, titles, share_scale, kind, metric, log, size)
+    return _surfaces(results, target, suffix, titles, share_scale, kind, metric or "loss", log, size)
+
+
+def _surfaces(
+    surfaces: Sequence[Any], target: Path | None, suffix: str, titles: Sequence[str] | None, share: bool,
+    kind: str | None, metric: str, log: bool | None, size: str,
+) -> Any:  # fmt: skip
+    """Draw several surfaces.
+
+    Raises:
+        ValueError: If a film or two kinds are asked for.
+    """
+    check_name("kind", "both" if kind is None else kind, KINDS)
     if suffix in _FILMS:
         raise ValueError(f"a {suffix} shows one result, but {len(surfaces)} came; save as .png, .svg, .pdf or .html")
     if kind == "both":
         raise ValueError("several results take kind 'contour' or 'surface', but 'both' came; choose one of them")
     names = _titles(surfaces, titles)
-    if target and suffix == ".html":
-        figure = _library("interactive_many").draw(surfaces, names, kind, metric or "loss", log, share_scale)
-        _write(target, lambda file: _library("interactive").save(figure, file))
-        return figure
-    many, wide = _library("many"), suffix == ".png"
-    figure = many.draw(surfaces, names, kind or "contour", metric or "loss", log, size, share_scale, with_caption=wide)
-    if target:
-        _write(target, lambda file: _library("static").save(figure, file, suffix[1:]))
-    return figure
+    if suffix == ".html":
+        return page(library("interactive_many").draw(surfaces, names, kind, metric, log, share), target)
+    figure = library("many").draw(surfaces, names, kind or "contour", metric, log, size, share, suffix == ".png")
+    return picture(figure, target, suffix)
 
 
-def export(result: SurfaceLike | TrajectoryLike, path: str | os.PathLike[str]) -> None:
+def export(result: SurfaceLike | TrajectoryLike | SpectrumLike, path: str | os.PathLike[str]) -> None:
     """Write the numbers of a result for other programs: .vtk, .csv or .nc (netCDF 3). Written atomically.
 
     A surface comes with a line a point. A trajectory comes with a line a checkpoint: its run, step, label, place on
-    the plane, distance from it, own metrics and those of its place; as .vtk, a polyline a run.
+    the plane, distance from it, own metrics and those of its place; as .vtk, a polyline a run. A spectrum comes with
+    a line a node of each probe, and one an eigenpair; it has no .vtk.
 
     Raises:
         ValueError: If the suffix is another one, or the folder does not exist.
     """
     target = Path(path)
     check_name("the suffix of an export", target.suffix.lower(), TABLES)
-    tables = import_module(f"gradvis.plots.{'tables' if isinstance(result, SurfaceLike) else 'tables_path'}")
+    spectral = isinstance(result, Quadrature)
+    if spectral and target.suffix.lower() == ".vtk":
+        raise ValueError("a .vtk holds what lies in space, but a spectrum came; write a .csv or an .nc")
+    kind = "tables_spectrum" if spectral else "tables" if isinstance(result, SurfaceLike) else "tables_path"
+    tables = import_module(f"gradvis.plots.{kind}")
     save = getattr(tables, f"as_{target.suffix.lower()[1:]}")
-    _write(target, lambda file: save(result, file))
+    write(target, lambda file: save(result, file))
 
 
-def _checked(path: str | os.PathLike[str] | None, kind: str | None, size: str) -> tuple[Path | None, str]:
+def _checked(path: str | os.PathLike[str] | None, size: str) -> tuple[Path | None, str]:
     """The path and its suffix, when all are known."""
     target = None if path is None else Path(path)
     suffix = ".png" if target is None else target.suffix.lower()
     check_name("the suffix of a picture", suffix, PICTURES)
-    check_name("kind", "both" if kind is None else kind, KINDS)
     check_name("size", size, SIZES)
     return target, suffix
 
@@ -209,34 +267,3 @@ def _titles(surfaces: Sequence[SurfaceLike], titles: Sequence[str] | None) -> li
     if titles is not None and len(titles) != len(names):
         raise ValueError(f"titles takes one for each of the {len(names)} results, but {len(titles)} came")
     return names if titles is None else list(titles)
-
-
-def _library(module: str) -> ModuleType:
-    """Our module for a plotting library, imported when it is needed.
-
-    Raises:
-        ImportError: If the library is not installed.
-    """
-    try:
-        return import_module(f"gradvis.plots.{module}")
-    except ModuleNotFoundError as error:
-        raise ImportError(f'this picture needs {error.name}, which is not here; pip install "gradvis[plot]"') from error
-
-
-def _write(target: Path, save: Callable[[Path], None]) -> None:
-    """Save beside the target under another name, then rename: a reader never sees half a picture.
-
-    Raises:
-        ValueError: If the folder does not exist.
-        OSError: If the system refuses.
-    """
-    if not target.parent.is_dir():
-        raise ValueError(f"the picture {target} needs the folder {target.parent}, which does not exist; make it first")
-    part = target.with_name(f".{uuid4().hex}.{target.name}")  # its suffix tells libraries the format
-    try:
-        save(part)
-        os.replace(part, target)
-    except OSError as error:
-        raise OSError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)

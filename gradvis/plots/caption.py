@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradvis.plots.view import GREEK
-from gradvis.plots.words import shortened
+from gradvis.plots.words import percent, shortened
 
 _DIRECTIONS = {  # what an axis is called, and what all of them are
     "random": ("random direction", "random directions"),
@@ -51,10 +51,32 @@ def axis_label(about: Mapping[str, Any], dim: str, short: bool = False) -> str:
     number = list(GREEK).index(dim) + 1
     if told := _component(plane, number - 1, short):
         return told
+    if told := _eigenvector(plane, dim, short):
+        return told
     if names := _ends(plane, 14 if short else 28):
         return f"{GREEK[dim]} · {'' if short else f'from {names[0]} '}to {names[number]}"
     label = f"{GREEK[dim]} · {noun} {number}"
     return f"{label}, {normalized}" if normalized and not short else label
+
+
+def _eigenvector(plane: Mapping[str, Any], dim: str, short: bool) -> str:
+    """A direction of a Hessian plane, with its eigenvalue.
+
+    >>> _eigenvector({"kind": "hessian", "directions": "top", "eigenvalues": [8.5, 2.0]}, "beta", False)
+    'β · eigenvector of the Hessian, eigenvalue 2'
+    """
+    if plane.get("kind") != "hessian" or "eigenvalues" not in plane:
+        return ""
+    number = list(GREEK).index(dim) - (plane.get("directions") == "gradient")
+    if number < 0:
+        return f"{GREEK[dim]} · gradient"
+    what = {"ggn": "Gauss-Newton matrix", "fisher": "Fisher matrix"}.get(str(plane.get("operator")), "Hessian")
+    value = f"{plane['eigenvalues'][number]:.3g}".replace("-", "\N{MINUS SIGN}")
+    return (
+        f"{GREEK[dim]} · eigenvalue {value}"
+        if short
+        else f"{GREEK[dim]} · eigenvector of the {what}, eigenvalue {value}"
+    )
 
 
 def _component(plane: Mapping[str, Any], index: int, short: bool) -> str:
@@ -63,23 +85,12 @@ def _component(plane: Mapping[str, Any], index: int, short: bool) -> str:
     if plane.get("kind") != "pca" or shares is None or index >= len(shares):
         return ""
     number = (plane.get("components") or range(1, index + 2))[index]
-    text = f"PC {number}, {_percent(shares[index])}"
+    text = f"PC {number}, {percent(shares[index])}"
     if short:
         return text
     about, gap = (" about the last checkpoint", "\n") if plane.get("anchored") else ("", " ")
-    null = f"{gap}(random walk: {_percent(walk[index])})" if walk is not None and index < len(walk) else ""
+    null = f"{gap}(random walk: {percent(walk[index])})" if walk is not None and index < len(walk) else ""
     return f"{text} of the variance{about}{null}"
-
-
-def _percent(share: float) -> str:
-    """A share as people read it: two digits at most, and no line break in it.
-
-    >>> [_percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (0.8312, 0.0042, 0.99996, 0.00001)]
-    ['83 %', '0.4 %', '100 %', '< 0.1 %']
-    """
-    percent = 100 * float(share)
-    text = "<\u00a00.1" if 0 < percent < 0.05 else f"{percent:.1f}" if percent < 0.95 else f"{percent:.0f}"
-    return f"{text}\u00a0%"
 
 
 def _ends(plane: Mapping[str, Any], most: int = 28) -> list[str]:

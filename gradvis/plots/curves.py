@@ -17,7 +17,7 @@ from gradvis.plots.scale import Scale, limits
 from gradvis.plots.view import View, intervals, runs
 
 BAND = "± 1 standard error"
-_STROKES = ("-", "--", ":")
+STROKES = ("-", "--", ":")
 
 
 def one(ax: Any, seen: View, scale: Scale, metric: str, second: tuple[View, str] | None = None) -> None:
@@ -42,7 +42,7 @@ def one(ax: Any, seen: View, scale: Scale, metric: str, second: tuple[View, str]
     if second:
         ax.yaxis.label.set_color(LINES[0])
         entries = [line, _second(ax, *second), *entries]
-    legend(ax, entries, letters=_letters(ax))
+    legend(ax, entries, letters=letters_above(ax))
 
 
 def several(ax: Any, views: Sequence[View], names: Sequence[str], scale: Scale) -> None:
@@ -51,7 +51,7 @@ def several(ax: Any, views: Sequence[View], names: Sequence[str], scale: Scale) 
     colors = [LINES[i % len(LINES)] for i in range(len(views))]
     entries: list[Any] = []
     for i, (seen, color, name) in enumerate(zip(views, colors, names, strict=True)):
-        entries.append(_stroke(ax, seen, color, _STROKES[i // len(LINES) % len(_STROKES)], name))
+        entries.append(_stroke(ax, seen, color, STROKES[i // len(LINES) % len(STROKES)], name))
         for mark in seen.marks:
             if mark.kind == "minimum":
                 ax.plot(*mark.coords, mark.value, **style("minimum") | {"markerfacecolor": color}, zorder=10)
@@ -63,11 +63,11 @@ def several(ax: Any, views: Sequence[View], names: Sequence[str], scale: Scale) 
         entries.append(Line2D([], [], label="diverged", color="black", marker="x", linestyle="none"))
     low, high = zip(*((seen.axes[0].min(), seen.axes[0].max()) for seen in views), strict=True)
     ax.set_xlim(min(low), max(high))
-    legend(ax, entries, letters=_letters(ax))
+    legend(ax, entries, letters=letters_above(ax))
 
 
-def _letters(ax: Any) -> int:
-    """How many letters of a legend fit above the axes, some 0.55 em wide."""
+def letters_above(ax: Any) -> int:
+    """How many letters of a legend fit above axes, some 0.55 em wide."""
     width = ax.get_position().width * ax.get_figure(root=True).get_figwidth()
     return int(width * 72 / (0.9 * rcParams["font.size"] * 0.55))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,24 @@ def save_growing(drawing: Drawing, tracks: Sequence[Track], file: Path) -> None:
     stops = moments(tracks, _STOPS).tolist()
     per_second = min(max(round(len(stops) / _SECONDS), 2), 12)
     stops = [*stops, *stops[-1:] * per_second]
+
+    def show(step: float) -> None:
+        for grow in drawing.grow:
+            grow(step)
+
+    save_stops(drawing.figure, show, stops, per_second, file)
+
+
+def save_stops(figure: Figure, show: Callable[[Any], None], stops: Sequence[Any], per_second: int, file: Path) -> None:
+    """Write a film with a frame for each stop.
+
+    Raises:
+        ValueError: If a film format needs a program that is not here.
+    """
     writer = _writer(file, per_second)
-    with _settled(drawing.figure), writer.saving(drawing.figure, str(file), _DPI):
-        for step in stops:
-            for grow in drawing.grow:
-                grow(step)
+    with _settled(figure), writer.saving(figure, str(file), _DPI):
+        for stop in stops:
+            show(stop)
             writer.grab_frame()
 
 

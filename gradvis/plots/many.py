@@ -44,7 +44,7 @@ def draw(
             replace(panel_of(surface, kind, metric, title), bar=not share_scale)
             for surface, title in zip(surfaces, titles, strict=True)
         ]
-        columns = _columns(len(panels), shape)
+        columns = columns_of(len(panels), shape)
         if kind == "surface":
             return _reliefs(panels, scales, columns, shape, text)
         return _contours(panels, scales, columns, shape, text, share_scale)
@@ -69,7 +69,7 @@ def captions(surfaces: Sequence[SurfaceLike], titles: Sequence[str], share: bool
     return scales + " ".join(f"{', '.join(names)}: {text}" for text, names in said.items())
 
 
-def _columns(count: int, shape: Size) -> int:
+def columns_of(count: int, shape: Size) -> int:
     """How many panels stand beside each other: four are two by two."""
     return 1 if shape.stacked else count if count <= 3 else 2 if count == 4 else 3
 

@@ -14,6 +14,18 @@ def number(value: float) -> str:
     return tidy(f"{value:.4g}")
 
 
+def percent(share: float) -> str:
+    """A share as people read it: two digits at most, and no line break in it.
+
+    >>> [percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (0.8312, 0.0042, 0.99996, 0.00001)]
+    ['83 %', '0.4 %', '100 %', '< 0.1 %']
+    """
+    hundredths = 100 * float(share)
+    small = f"{hundredths:.1f}" if hundredths < 0.95 else f"{hundredths:.0f}"
+    text = "<\u00a00.1" if 0 < hundredths < 0.05 else small
+    return f"{text}\u00a0%"
+
+
 def tidy(text: str) -> str:
     """A formatted number with a real minus sign and a short exponent."""
     mantissa, _, exponent = text.partition("e")
