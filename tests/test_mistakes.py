@@ -108,7 +108,7 @@ def change(path, **values):
 
 def write_results():
     """Results beside a whole one: of another kind, another version, damaged."""
-    for name, values in {"newer": {"format": 99}, "kind": {"kind": "spectrum"}, "said": {"identity": None}}.items():
+    for name, values in {"newer": {"format": 99}, "kind": {"kind": "game"}, "said": {"identity": None}}.items():
         change(shutil.copytree("done.zarr", f"{name}.zarr"), **values)
     cut = shutil.copytree("done.zarr", "cut.zarr") / Path("zarr.json")
     cut.write_bytes(cut.read_bytes()[:100])
@@ -284,7 +284,7 @@ SURFACES = {
     ),
     "another loss": (["model.pt", *FEW, "--out", "done.zarr", "--loss", "nll"], "cross_entropy there and nll here"),
     "a newer result": (["model.pt", *FEW, "--out", "newer.zarr"], r"newer gradvis \(format 99, this one reads 1\)"),
-    "another kind of result": (["model.pt", *FEW, "--out", "kind.zarr"], "a spectrum there and a surface here; give"),
+    "another kind of result": (["model.pt", *FEW, "--out", "kind.zarr"], "a game there and a surface here; give"),
     "a result that says nothing": (["model.pt", *FEW, "--out", "said.zarr"], "does not say its identity.; compute it"),
     "a result cut short": (["model.pt", *FEW, "--out", "cut.zarr"], "zarr.json is cut off .*; compute it anew"),
     "a torn result": (["model.pt", *FEW, "--out", "torn.zarr"], "damaged .a part of loss is missing.; compute"),
@@ -299,7 +299,7 @@ PLOTS = {
     "nothing": ([], "Missing argument 'RESULT...'; gradvis-plot --help says what it takes"),
     "a model": (["model.pt"], "model.pt is a file, not a result folder; give another path"),
     "a newer result": (["newer.zarr"], "newer.zarr was written by a newer gradvis"),
-    "a result of another kind": (["kind.zarr"], "holds a spectrum, which this version of gradvis cannot open; update"),
+    "a result of another kind": (["kind.zarr"], "holds a game, which this version of gradvis cannot open; update"),
     "a torn result": (["torn.zarr"], "torn.zarr is damaged .*; compute it anew with --fresh, which moves it aside"),
     "a result without its centre": (["centre.zarr"], "centre.zarr is damaged .*; compute it anew"),
     "a result cut short": (["cut.zarr"], "cut.zarr is damaged .*; compute it anew"),

@@ -52,6 +52,7 @@ def hidden():
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "net.py").write_text(NET)
+    sys.modules.pop("net", None)  # another file's
     sys.path.insert(0, str(tmp_path))
     try:
         import net
@@ -60,7 +61,8 @@ def folder(tmp_path):
         sys.modules.pop("net", None)
     torch.manual_seed(0)
     gradvis.save_checkpoint(tmp_path / "model.pt", net.Net().double(), objective="net.py:objective")
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("net", None)  # so that the next file finds its own
 
 
 @pytest.fixture
