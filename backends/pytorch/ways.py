@@ -18,12 +18,11 @@ from itertools import starmap
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from gradvis.backends.pytorch.compute import call, micro_batch
 from gradvis.backends.pytorch.criterion import Criterion
+from gradvis.backends.pytorch.folding import Forward
 from gradvis.backends.pytorch.programs import Script
 from gradvis.space import ParameterSpace
 
@@ -64,7 +63,8 @@ def pieces(
     host = _Host(model)
 
     def at(run: Callable[[nn.Module], Tensor], flat: Tensor) -> Tensor:
-        views = {f"model.{block.name}": flat[block.slice].view(block.shape) for block in space}
+        parts = flat.split([block.size for block in space])  # not by slices: the gradient of each is as long as flat
+        views = {f"model.{block.name}": part.view(block.shape) for block, part in zip(space, parts, strict=True)}
         result: Tensor = torch.func.functional_call(host, views, (run,))
         return result
 
@@ -114,7 +114,7 @@ def forward_over_reverse(along: Tensor) -> Product:
             _, curved, sums = torch.func.jvp(gradient, (here,), (vector,), has_aux=True)  # type: ignore[misc]
             return curved, sums
 
-        with _quiet(), _Forward():
+        with _quiet(), Forward():
             each = [torch.func.vmap(one, (0,), shared)(part) for part in along.split(TOGETHER)]
         return torch.cat([curved for curved, _ in each]), each[0][1]
 
@@ -134,37 +134,6 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class _Forward(TorchFunctionMode):
-    """Writes out two operations whose derivatives in forward mode are slow, or raise."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            return _batch_norm(*args, **kwargs)
-        if func is F.mse_loss and kwargs.get("reduction") == "mean":  # raises, torch 2.13
-            return func(*args, **{**kwargs, "reduction": "none"}).mean()
-        return func(*args, **kwargs)
-
-
-def _batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """With stored statistics one product and one sum: products of a LeNet take 0.87 of the time of torch's own."""
-    if training or running_mean is None or running_var is None:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    scale = (running_var + eps).rsqrt() * (1 if weight is None else weight)
-    shift = (0 if bias is None else bias) - running_mean * scale
-    channels = (-1, *[1] * (x.ndim - 2))
-    return x * scale.view(channels) + shift.view(channels)
-
-
 def pushed_forward(piece: Piece, flat: Tensor, along: Tensor, outputs: Tensor) -> Tensor:
     """How the outputs move along vectors, (r, d) to (r, b, ...): forward mode."""
     del outputs
@@ -174,7 +143,7 @@ def pushed_forward(piece: Piece, flat: Tensor, along: Tensor, outputs: Tensor) -
         moved: Tensor = torch.func.jvp(piece.outputs, (here,), (vector,))[1]
         return moved
 
-    with _quiet(), _Forward():
+    with _quiet(), Forward():
         return torch.cat([torch.func.vmap(one)(part) for part in along.split(TOGETHER)])
 
 
