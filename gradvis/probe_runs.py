@@ -164,12 +164,12 @@ class ProbeRuns:
             )
         if not blocks:
             return []
-        group = scheduler.split(len(blocks))
         mine = list(blocks[scheduler.rank * len(blocks) // scheduler.size])
-        part = self.objective.shard(group.rank, group.size)
-        share = product_of(part, self.theta, self.operator, self._told(len(todo), len(blocks)))
-        found = together(share, lambda product: keep(mine, *self.probes.run(mine, product)), group)
-        return [made for first, made in scheduler.gather((group.is_root, found)) if first]
+        with scheduler.split(len(blocks)) as group:
+            part = self.objective.shard(group.rank, group.size)
+            share = product_of(part, self.theta, self.operator, self._told(len(todo), len(blocks)))
+            found = together(share, lambda product: keep(mine, *self.probes.run(mine, product)), group)
+            return [made for first, made in scheduler.gather((group.is_root, found)) if first]
 
     def _told(self, count: int, blocks: int) -> Callable[[int], Any] | None:
         """Counts products, and those of other blocks that run beside this one."""

@@ -191,7 +191,7 @@ def grid(nodes: Values, weights: Values, n: int, scale: Literal["linear", "symlo
     if scale not in {"linear", "symlog"}:
         raise ValueError(f'the scale "linear" or "symlog" was wanted, but {scale!r} came; choose one of them')
     bend = _linthresh(nodes, weights) if scale == "symlog" else np.inf
-    triangles = _triangles(nodes, widths(nodes, weights))  # (3, p), the thinnest first
+    triangles = _triangles(nodes, widths(nodes, weights))  # (3, p), the loneliest first
     corners = np.sort(triangles, axis=None)
     near = [triangles[:, : n // 12].ravel(), corners[np.linspace(0, corners.size - 1, n // 4).round().astype(int)]]
     lo, hi = _bent(corners[[0, -1]], bend)
@@ -201,12 +201,13 @@ def grid(nodes: Values, weights: Values, n: int, scale: Literal["linear", "symlo
 
 
 def _triangles(nodes: Values, half: Values) -> Values:
-    """Left, middle and right of each distinct kernel, (3, p), by width: probes share what has converged."""
+    """Left, middle and right of each distinct kernel, (3, p), the loneliest first: an even grid steps over them."""
     order = np.argsort(nodes, axis=None)[: np.isfinite(nodes).sum()]
     middle, half = nodes.ravel()[order], half.ravel()[order]
     new = np.diff(middle, prepend=-np.inf) > 1e-9 * np.ptp(middle)
     middle, half = middle[new], half[new]
-    order = np.argsort(half, kind="stable")
+    gaps = np.diff(middle, prepend=-np.inf, append=np.inf)
+    order = np.argsort(half / np.minimum(gaps[:-1], gaps[1:]), kind="stable")
     return np.stack([middle - half, middle, middle + half])[:, order]
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -113,8 +114,8 @@ class Scheduler(Protocol):
     def add(self, mine: Matrix) -> Matrix:
         """The sum of what every rank brings, added in their order, the same bits on every rank."""
 
-    def split(self, groups: int) -> Scheduler:
-        """The ranks in so many groups, neighbours together; this rank's group."""
+    def split(self, groups: int) -> AbstractContextManager[Scheduler]:
+        """The ranks in so many groups, neighbours together; inside, this rank's group. All come to its end together."""
 
     def fail(self, line: str, code: int) -> NoReturn:
         """End the job with one line on standard error, whether one rank calls this or all do."""
@@ -157,10 +158,10 @@ class Serial:
         """What this rank brings."""
         return mine
 
-    def split(self, groups: int) -> Serial:
+    def split(self, groups: int) -> AbstractContextManager[Serial]:
         """One rank is one group."""
         del groups
-        return self
+        return nullcontext(self)
 
     def map(self, task: Callable[[int], T], count: int, progress: Progress | None = None) -> list[T]:
         """The tasks in order; see `Scheduler.map`.

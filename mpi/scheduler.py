@@ -130,9 +130,15 @@ class Ranks:
             self._comm.Bcast(total)
             return total
 
-    def split(self, groups: int) -> Ranks:
-        """The ranks in so many groups, neighbours together; this rank's group."""
-        return Ranks(MPI.Intracomm(self._comm.Split(self.rank * groups // self.size, self.rank)))
+    @contextmanager
+    def split(self, groups: int) -> Iterator[Ranks]:
+        """The ranks in so many groups, neighbours together; inside, this rank's group. All come to its end together."""
+        part = MPI.Intracomm(self._comm.Split(self.rank * groups // self.size, self.rank))
+        group = Ranks(part)
+        yield group
+        # Not after an error, which others may not have: to free is for all at once, too.
+        for comm in (part, group._comm, group._failed, group._ended):
+            comm.Free()
 
     def together(self, seconds: float = TOGETHER) -> bool:
         """Whether every rank calls this within some seconds: then an error is everybody's, and the root speaks.

@@ -268,6 +268,18 @@ def test_a_drawing_on_the_grid_keeps_the_mass(name, scale, rng):
         assert np.abs(x - 50).min() < 0.06  # within the spike, 1 % of the gap
 
 
+def test_no_outlier_is_stepped_over_though_others_are_thinner():
+    bulk = np.linspace(0.0, 1.0, 78)
+    nodes = np.stack([np.append(bulk + shift, [50.0, 50.5]) for shift in np.linspace(0, 0.01, 10)])
+    weights = np.full(nodes.shape, 1 / 80)
+    half = widths(nodes, weights)[:, -2:].max()
+
+    x = grid(nodes, weights, 240)
+
+    for outlier in (50.0, 50.5):
+        assert np.sum(np.abs(x - outlier) <= 1.01 * half) >= 3
+
+
 def test_a_symlog_grid_spreads_over_decades_and_through_zero():
     nodes, weights = np.array([[-100.0, -1e-3, 1e-3, 1.0, 1e3]]), np.array([[0.1, 0.4, 0.3, 0.1, 0.1]])
     x = grid(nodes, weights, 400, "symlog")

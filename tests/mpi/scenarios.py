@@ -271,10 +271,17 @@ def add(s: Scheduler) -> None:
 
 def split(s: Scheduler) -> None:
     for groups in range(1, s.size + 1):
-        group = s.split(groups)
-        mates = [rank for rank in range(s.size) if rank * groups // s.size == s.rank * groups // s.size]
-        assert group.gather(s.rank) == mates
-        assert group.rank == mates.index(s.rank)
+        with s.split(groups) as group:
+            mates = [rank for rank in range(s.size) if rank * groups // s.size == s.rank * groups // s.size]
+            assert group.gather(s.rank) == mates
+            assert group.rank == mates.index(s.rank)
+
+
+def splits(s: Scheduler) -> None:
+    """More often than there are communicators (some two thousand in MPICH)."""
+    for _ in range(800):
+        with s.split(1) as group:
+            assert group.size == s.size
 
 
 def helped(s: Scheduler) -> None:

@@ -45,6 +45,10 @@ def test_ranks_work_together(ranks, launcher):
     assert places == [(str(rank), str(rank), str(ranks)) for rank in range(ranks)]
 
 
+def test_groups_of_ranks_can_be_made_as_often_as_one_likes():
+    passed(scenario(2, "splits"), 2)
+
+
 def test_a_trajectory_is_the_same_on_several_ranks(tmp_path):
     done = scenario(3, "trajectory", str(tmp_path))
 
