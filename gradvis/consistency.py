@@ -39,6 +39,11 @@ class Check:
         """Whether they agree; NaN does not."""
         return bool(abs(self.found - self.wanted) <= self.allowed)
 
+    @property
+    def sharp(self) -> bool:
+        """Whether what is allowed is at most a tenth of what is wanted, so that to agree means something."""
+        return self.allowed <= 0.1 * abs(self.wanted) or not self.wanted
+
 
 def check_curvature(
     objective: Objective, pairs: Pairs | None = None, operator: str = "hessian", seed: int = 0

@@ -28,6 +28,7 @@ _DERIVED = {"explained_variance", "random_walk", "box"}  # of a plane: they foll
 _PLANE_CHUNK = 2**26  # bytes
 _CHECKSUM = Crc32cCodec()  # tells a torn chunk; losses hardly compress
 _MARKS = {"spectrum": "residual"}  # the last of a tile to be written, which says that it is done
+_COUNTED = {"spectrum"}  # its axes count what its identity names anyway
 _FLAT: Any = {"name": "default", "separator": "."}  # no folders within an array: clusters count inodes
 # Else an all-NaN chunk would vanish; no property of the stored array, so it is said at every opening.
 _WRITE_ALL: Any = {"write_empty_chunks": True}
@@ -186,7 +187,7 @@ def describe(
     plane: Plane,
     fixed: Fixed = NOTHING,
 ) -> dict[str, Any]:
-    """What a new result says of itself; see `gradvis.store.prepare`.
+    """What a new result says of itself; see `gradvis.claim.prepare`.
 
     Raises:
         StoreError: If a metric's name cannot be an array of the group.
@@ -214,15 +215,16 @@ def _check_names(axes: Mapping[str, Any], metrics: tuple[str, ...], marking: str
 
 
 def _identity_of(kind: str, axes: Mapping[str, Values], metrics: tuple[str, ...], plane: Plane) -> dict[str, str]:
-    """What every result on a grid depends on; the digests make exact what the words round."""
+    """What every result depends on; the digests make exact what the words round."""
     points = [np.asarray(values, np.float64) for values in axes.values()]
+    named = {"kind": kind, "metrics": ", ".join(metrics), "plane": digest(plane.origin, plane.directions)}
+    if kind in _COUNTED:
+        return named
     return {
-        "kind": kind,
-        "metrics": ", ".join(metrics),
+        **named,
         "resolution": " x ".join(str(values.size) for values in points),
         "span": ", ".join(f"{values[0]:g}:{values[-1]:g}" for values in points),
         "grid": digest(" ".join(axes).encode(), *points),
-        "plane": digest(plane.origin, plane.directions),
     }
 
 

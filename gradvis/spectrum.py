@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from gradvis import machine, quadrature
 from gradvis.arrays import Values, Vector
+from gradvis.claim import prepare
+from gradvis.folder import ANEW, StoreError
 from gradvis.layout import as_dataset
 from gradvis.notes import note
 from gradvis.objective import Objective
@@ -28,7 +30,7 @@ from gradvis.probe_runs import CENTER, ProbeRuns, Tell, pairs_of
 from gradvis.probing import METRICS, WHICH, Probes, product_of
 from gradvis.restart import Pairs, Which
 from gradvis.schedule import Cost, Scheduler, default_scheduler
-from gradvis.store import Store, prepare
+from gradvis.store import Store
 
 _SHARE = 4  # a quarter of the memory may hold a basis
 
@@ -205,8 +207,14 @@ def hessian_spectrum(
 
 
 def open_spectrum(path: str | PathLike[str]) -> Spectrum:
-    """A spectrum from its folder, finished or not."""
+    """A spectrum from its folder, finished or not.
+
+    Raises:
+        StoreError: If something else is there under this name.
+    """
     store = Store(path)
+    if store.metrics != METRICS:
+        raise StoreError(f"{store.path.name} is damaged (a spectrum has {', '.join(METRICS)}); {ANEW}")
     dataset, _, _ = store.snapshot()
     about = dataset.attrs["gradvis"]
 

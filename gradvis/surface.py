@@ -15,6 +15,7 @@ import xarray
 from numpy.typing import NDArray
 
 from gradvis.arrays import Values
+from gradvis.claim import prepare
 from gradvis.filling import fill, in_memory, keep_center
 from gradvis.grid import Span, grid_on
 from gradvis.landmarks import Landmark, as_records, from_records, landmarks
@@ -24,7 +25,7 @@ from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.provenance import digest, versions
 from gradvis.schedule import Cost, Scheduler, default_scheduler
-from gradvis.store import Store, prepare
+from gradvis.store import Store
 from gradvis.tiles import Tiles, tile_shape
 from gradvis.tracks import Track
 from gradvis.tracks import as_records as track_records

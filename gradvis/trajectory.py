@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray
 
+from gradvis.claim import prepare
 from gradvis.filling import fill, in_memory, keep_center
 from gradvis.grid import Span, around
 from gradvis.layout import as_dataset
@@ -23,7 +24,7 @@ from gradvis.principal import box
 from gradvis.projected import projected
 from gradvis.runs import Run, runs_of
 from gradvis.schedule import Cost, Scheduler, default_scheduler
-from gradvis.store import Store, prepare
+from gradvis.store import Store
 from gradvis.surface import Surface, loss_surface
 from gradvis.tracks import Track
 

@@ -227,6 +227,26 @@ def test_bad_arguments_are_told(bowl, options, words):
         hessian_spectrum(bowl, **options)
 
 
+def test_another_spectrum_is_refused_with_each_difference_once(bowl, tmp_path):
+    out = tmp_path / "a.spectrum.zarr"
+    hessian_spectrum(bowl, 2, 5, out=out)
+
+    with pytest.raises(StoreError, match=r"holds another result: probes is 2 there and 3 here; give"):
+        hessian_spectrum(bowl, 3, 5, out=out)
+    with pytest.raises(StoreError, match=r"holds another result: operator is hessian there and ggn here; give"):
+        hessian_spectrum(bowl, 2, 5, operator="ggn", out=out)
+
+
+def test_a_result_that_only_says_it_is_a_spectrum_is_damaged(bowl, tmp_path):
+    out = tmp_path / "a.zarr"
+    gradvis.loss_surface(bowl, gradvis.random_plane(bowl, k=1), resolution=5, out=out)
+    file = out / "zarr.json"
+    file.write_text(file.read_text().replace('"kind": "surface"', '"kind": "spectrum"'))
+
+    with pytest.raises(StoreError, match="a spectrum has node, weight, residual"):
+        gradvis.open(out)
+
+
 def test_a_point_where_the_loss_is_no_number_is_refused():
     with pytest.raises(ValueError, match="a finite loss was wanted"):
         hessian_spectrum(Quadratic([1.0, 2.0], offset=np.nan))

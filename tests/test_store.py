@@ -22,10 +22,11 @@ import xarray
 import gradvis.folder
 import gradvis.layout
 import gradvis.store
+from gradvis.claim import prepare
 from gradvis.cli.door import _verdict
 from gradvis.folder import StoreError, read_about
 from gradvis.plane import Plane
-from gradvis.store import Store, prepare
+from gradvis.store import Store
 from gradvis.surface import open_surface
 
 METRICS = ("accuracy", "loss", "loss_stderr")

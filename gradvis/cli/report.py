@@ -144,18 +144,25 @@ def curved(spectrum: Spectrum, path: Path, pictures: list[Path]) -> str:
     return "\n".join([*lines, *map(str, pictures), f'{path}    (in Python: gradvis.open("{path}"))'])
 
 
-def checked(rows: Sequence[Check]) -> str:
-    """A table of checks with pass or fail.
+_VERDICTS = {(True, True): "pass", (True, False): "pass (weak)", (False, True): "FAIL", (False, False): "FAIL (weak)"}
 
-    >>> print(checked([Check("one", 1.0, 1.0, 0.1)]))
+
+def checked(rows: Sequence[Check]) -> str:
+    """A table of checks with pass or fail; a pass that more than a tenth is allowed for says little, and says so.
+
+    >>> print(checked([Check("one", 1.0, 1.0, 0.1), Check("two", 1.0, 1.1, 0.2)]))
     check       found      wanted     allowed
     one             1           1         0.1  pass
+    two             1         1.1         0.2  pass (weak)
+    weak: rounding may be more than a tenth of the number, so that it says little; --dtype float64
     """
     wide = max(len(row.name) for row in rows) + 2
     table = [f"{'check':{wide}} {'found':>11} {'wanted':>11} {'allowed':>11}"]
     for row in rows:
         numbers = " ".join(f"{value:11.6g}" for value in (row.found, row.wanted, row.allowed))
-        table.append(f"{row.name:{wide}} {numbers}  {'pass' if row.passed else 'FAIL'}")
+        table.append(f"{row.name:{wide}} {numbers}  {_VERDICTS[row.passed, row.sharp]}")
+    if not all(row.sharp for row in rows):
+        table.append("weak: rounding may be more than a tenth of the number, so that it says little; --dtype float64")
     return "\n".join(table)
 
 
