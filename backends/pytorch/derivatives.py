@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradvis.arrays import Matrix, Vector
-from gradvis.backends.pytorch.compute import Compiled, fastest, with_room
+from gradvis.backends.pytorch.compute import Compiled, fastest, images_first, with_room
 from gradvis.backends.pytorch.criterion import Criterion
 from gradvis.backends.pytorch.data import Batches, even, sample_count
 from gradvis.backends.pytorch.first import FirstLook
@@ -95,6 +95,8 @@ class Derivatives(Objective):
                 product = slope if along is None else self._product(operator, along, model, flat)
                 reset()
                 batches = chain.from_iterable(replace(self._data, micro=size()).chunks())
+                if along is not None and self._look.images:
+                    batches = ((index, images_first(batch)) for index, batch in batches)
                 total, counts = summed(product, rows, flat, self._pieces(model, batches))
             return mean(operator, total, counts if self._counts is None else counts.new_tensor(self._counts))
 
@@ -150,4 +152,4 @@ class Derivatives(Objective):
             {"product": way, "product_micro_batch": each} for way in sorted(routes) for each in sorted(micros, key=str)
         ]
         best = fastest(ways, lambda way: self.again(way).hvp(theta, along))
-        return {**self.how, **best}
+        return self.again(best).how
