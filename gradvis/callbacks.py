@@ -2,8 +2,9 @@
 
     trainer = lightning.Trainer(callbacks=[gradvis.callbacks.LightningCallback(out="run.recording")])
     trainer = transformers.Trainer(..., callbacks=[gradvis.callbacks.TransformersCallback(out="run.recording")])
+    model.fit(..., callbacks=[gradvis.callbacks.KerasCallback(out="run.recording")])
 
-Neither framework is imported before its callback is asked for.
+No framework is imported before its callback is asked for.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "KerasCallback": "gradvis.backends.tf.callbacks",
     "LightningCallback": "gradvis.backends.pytorch.callbacks",
     "TransformersCallback": "gradvis.backends.pytorch.callbacks",
 }
 
-__all__ = ["LightningCallback", "TransformersCallback"]  # noqa: F822 - made when they are asked for
+__all__ = ["KerasCallback", "LightningCallback", "TransformersCallback"]  # noqa: F822 - made when they are asked for
 
 
 def __getattr__(name: str) -> Any:

@@ -103,9 +103,14 @@ def _facts(space: ParameterSpace, theta: Vector, normalize: Normalize, include_b
         )
     if normalize == "filter" and (guessed := [block for block in moved if block.guessed]):
         yield (
-            f"of unknown layout, so that axis 0 was taken to count filters: {_names(guessed)}; "
+            f"of unknown layout, so that {_axis(guessed)} was taken to count filters: {_names(guessed)}; "
             "to say which axes do, give the objective filters={name: axes}"
         )
+
+
+def _axis(blocks: list[Block]) -> str:
+    """Frameworks differ in where they keep outputs: first, or last."""
+    return "axis 0" if all(block.filter_axes == (0,) for block in blocks) else "the last axis"
 
 
 def _names(blocks: list[Block]) -> str:

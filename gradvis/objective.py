@@ -296,7 +296,11 @@ def summarise(moments: Values) -> tuple[Values, Values]:
     return mean, np.where(n > 1, spread, np.nan)
 
 
-_BACKENDS = {"torch": "gradvis.backends.pytorch", "keras": "gradvis.backends.tf"}
+_BACKENDS = {
+    "torch": "gradvis.backends.pytorch",
+    "keras": "gradvis.backends.tf",
+    "tensorflow": "gradvis.backends.tf",
+}
 _OVERRIDES: ContextVar[tuple[dict[str, Any], set[str]]] = ContextVar("gradvis_overrides")
 
 
@@ -319,7 +323,7 @@ def objective(model: Any, data: Any = None, loss: Any = None, **options: Any) ->
     """The loss of a model on data as a function of its parameters.
 
     Args:
-        model: A `torch.nn.Module` or a `keras.Model`. It is never changed.
+        model: A `torch.nn.Module`, a `keras.Model`, or a `tf.Module` with a `batch_loss`. It is never changed.
         data: A pair of arrays (inputs, targets), a Dataset, a DataLoader, a finite iterable of batches, or the path
             of a file with `inputs` and `targets` (.npz, .safetensors, .pt), which must not be written to meanwhile.
         loss: A name (`cross_entropy`, `mse`, ...), or `f(outputs, targets)` that returns per-sample
@@ -329,6 +333,7 @@ def objective(model: Any, data: Any = None, loss: Any = None, **options: Any) ->
 
     Raises:
         TypeError: If the model is of no framework that gradvis knows.
+        ValueError: If an option or the data does not fit, or Keras does not run on TensorFlow.
     """
     given, unused = _OVERRIDES.get(({}, set()))
     unused.clear()
@@ -340,11 +345,11 @@ def record(model: Any, optimizer: Any = None, *, out: str | PathLike[str], **opt
     """Record training: parameters, buffers, loss, learning rate and gradient norms of every n-th step.
 
     Args:
-        model: A `torch.nn.Module`.
+        model: A `torch.nn.Module`, a `keras.Model` or a `tf.Module`.
         optimizer: Its optimizer, whose steps are counted; without one, `save` records.
         out: The recording, a folder.
         **options: `every_n_steps`, `objective`, `parameters`, `disk_budget` and more: see
-            `gradvis.backends.pytorch.record`.
+            `gradvis.backends.pytorch.record` and `gradvis.backends.tf.record`.
 
     Returns:
         A `Recorder`, a context manager; `log(loss=...)`, before or after the step, tells it what a hook cannot see.
@@ -356,11 +361,11 @@ def save_checkpoint(path: str | PathLike[str], model: Any, objective: str | None
     """Write a model so that `gradvis-surface PATH` needs nothing else.
 
     Args:
-        path: The file, `.pt`.
-        model: A `torch.nn.Module`.
+        path: The file: `.pt`; of a Keras model `.keras`, or `.weights.h5` for its weights alone.
+        model: A `torch.nn.Module` or a `keras.Model`.
         objective: `FILE.py:NAME`, a function without arguments that returns the Objective; FILE.py lies
             in the folder from which commands are run.
-        **extra: Tensors, numbers and strings to store beside it, such as `step=100`.
+        **extra: Numbers and strings to store beside it, such as `step=100`; beside a torch module tensors too.
     """
     _backend(model).save_checkpoint(path, model, objective, **extra)
 
@@ -370,10 +375,14 @@ def _backend(model: Any) -> ModuleType:
 
     Raises:
         TypeError: If the model is of none that gradvis knows.
+        ValueError: If it runs on a framework that it cannot be computed with: Keras has several.
     """
     for kind in type(model).__mro__:
         framework = kind.__module__.partition(".")[0]
         if framework in _BACKENDS and framework in sys.modules:
-            return import_module(_BACKENDS[framework])
+            try:
+                return import_module(_BACKENDS[framework])
+            except ImportError as error:
+                raise ValueError(str(error)) from error
     came = f"the class {model.__name__} came; call it" if isinstance(model, type) else f"{type(model).__name__} came"
     raise TypeError(f"model must be a torch.nn.Module or a keras.Model, but {came}")

@@ -18,7 +18,7 @@ from gradvis.arrays import Values
 from gradvis.between import names_of
 from gradvis.recording import Recorded, Recording
 
-_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".keras", ".h5")
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".keras", ".h5", ".index")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 _NUMBER = re.compile(r"\d+")
 

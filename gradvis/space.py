@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Literal
@@ -13,6 +14,8 @@ import numpy as np
 from gradvis.arrays import Matrix, Vector
 
 Kind = Literal["weight", "bias", "norm"]
+Shape = tuple[int, ...]
+Axes = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Block:
         view: The shape in which the filters are counted; `shape` where not given.
         filter_axes: The axes of `view` that count filters; the other axes lie within one.
         start: Where the array starts in the flat vector.
-        guessed: Whether axis 0 was taken for want of anything that says which axes count filters.
+        guessed: Whether the framework's usual axis was taken for want of anything that says which axes count filters.
     """
 
     name: str
@@ -141,3 +144,48 @@ class ParameterSpace:
         if not found:
             raise ValueError(f"no parameter matches {pattern!r}; there are {[block.name for block in self]}")
         return found
+
+
+def is_scale(shape: Shape) -> bool:
+    """Whether an array of this shape is one number, or one for each channel.
+
+    >>> is_scale(()), is_scale((4,)), is_scale((4, 1, 1)), is_scale((1, 1, 4))    # the last one is a token
+    (True, True, True, False)
+    """
+    if len(shape) < 2 or prod(shape) == 1:
+        return True
+    may_be = len(shape) > 3 or (len(shape) == 3 and shape[-1] == 1)
+    return may_be and prod(shape) == max(shape)
+
+
+def told(blocks: list[Block], filters: Mapping[str, Axes]) -> list[Block]:
+    """The blocks, with the axes of filters that the user names.
+
+    Args:
+        blocks: As the backend made them.
+        filters: Globs of names of weights, and the axes of their shape that count filters; `()` for an
+            array that is one filter. The first glob that fits counts.
+
+    Raises:
+        ValueError: If a glob fits no weight, or names an axis that is not there.
+    """
+    found: dict[str, Block] = {}
+    weights = [block for block in blocks if block.kind == "weight"]
+    for glob, axes in filters.items():
+        fitting = [block for block in weights if fnmatchcase(block.name, glob)]
+        if not fitting:
+            near = ", ".join(get_close_matches(glob, [block.name for block in weights], cutoff=0))
+            raise ValueError(f"filters must name weights of the model, but {glob!r} fits none; near: {near}")
+        for block in fitting:
+            found.setdefault(block.name, _told(block, glob, axes))
+    return [found.get(block.name, block) for block in blocks]
+
+
+def _told(block: Block, glob: str, axes: Axes) -> Block:
+    named, dims = axes if isinstance(axes, (tuple, list)) else (axes,), len(block.shape)
+    if not all(isinstance(axis, int) and -dims <= axis < dims for axis in named):
+        raise ValueError(
+            f"filters[{glob!r}] must be axes of {block.name}, whose shape is {block.shape}, but {axes!r} came"
+        )
+    counted = tuple(sorted({axis % dims for axis in named}))
+    return replace(block, view=block.shape, filter_axes=counted, guessed=False)

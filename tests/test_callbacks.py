@@ -62,9 +62,8 @@ def out(tmp_path):
 
 
 def test_importing_the_callbacks_imports_no_framework():
-    code = (
-        "import sys, gradvis.callbacks; print([n for n in ('torch', 'lightning', 'transformers') if n in sys.modules])"
-    )
+    names = ("torch", "lightning", "transformers", "tensorflow", "keras")
+    code = f"import sys, gradvis.callbacks; print([n for n in {names} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -324,4 +323,5 @@ def test_the_how_to_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert gradvis.open("run.recording").steps.tolist() == list(range(0, 65, 5))
     assert gradvis.open("run.recording").losses.size == 13
     assert gradvis.open("lit.recording").steps.tolist() == gradvis.open("trainer.recording").steps.tolist()
-    assert len(list(tmp_path.glob("*.trajectory.png"))) == 3
+    assert gradvis.open("keras.recording").steps.tolist() == list(range(0, 17, 4))
+    assert len(list(tmp_path.glob("*.trajectory.png"))) == 4

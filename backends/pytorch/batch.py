@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from gradvis.backends.given import each as each
+from gradvis.backends.given import leaves as leaves
 
 
 @dataclass(frozen=True)
@@ -47,32 +50,6 @@ class Rows:
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, self.length, self.size):
             yield self.between(start, start + self.size)
-
-
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """What a nest of mappings, tuples and lists holds, each with its path."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from leaves(item, f"{path}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from leaves(item, f"{path}.{index}")
-    else:
-        yield path, value
-
-
-def each(function: Callable[[Any], Any], value: Any) -> Any:
-    """The same nest with every leaf replaced, in the order of `leaves`.
-
-    >>> each(abs, {"a": (-1, [-2]), "b": -3})
-    {'a': (1, [2]), 'b': 3}
-    """
-    if isinstance(value, Mapping):
-        return {key: each(function, item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [each(function, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return function(value)
 
 
 def is_array(value: Any) -> bool:

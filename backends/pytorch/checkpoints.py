@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradvis.backends.formats import check_named
 from gradvis.backends.pytorch.matching import Tensors, all_names, bare, check_finite, first, listed, matched
 from gradvis.backends.pytorch.reading import foreign, load, plain_file, read
 from gradvis.notes import note
@@ -62,24 +63,6 @@ def save_checkpoint(path: str | os.PathLike[str], model: nn.Module, objective: s
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def check_named(objective: str | None) -> None:
-    """See that an objective is named as files may name it: by a file of the folder from which commands are run.
-
-    Raises:
-        ValueError: If not.
-    """
-    if objective is None:
-        return
-    file, _, name = objective.partition(":")
-    if not file.endswith(".py") or not name:
-        raise ValueError(f"an objective is named as FILE.py:NAME, but {objective!r} came")
-    if Path(file).name != file:
-        raise ValueError(
-            f"a checkpoint may name only a .py file of the folder from which commands are run, but {file} came; "
-            f"give {Path(file).name}:{name}"
-        )
 
 
 def _check_loads(partial: Path) -> None:

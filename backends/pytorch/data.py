@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gradvis.backends.given import choose
 from gradvis.backends.pytorch import sources
 from gradvis.backends.pytorch.batch import (
     Rows,
@@ -275,7 +276,7 @@ def _chosen(batches: list[Any], samples: int, seed: int) -> tuple[list[Any], int
             f"{next(describe(batch) for batch in batches if not divisible(batch))} came; choose them in the data"
         )
     ends = list(accumulate(map(sample_count, batches), initial=0))
-    numbers = sources.choose(ends[-1], samples, seed)
+    numbers = choose(ends[-1], samples, seed)
     where = np.searchsorted(numbers, ends)
     parts = [numbers[slice(*span)] - low for span, low in zip(pairwise(where), ends, strict=False)]
     chosen = [(batch, part) for batch, part in zip(batches, parts, strict=True) if len(part)]

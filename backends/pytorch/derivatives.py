@@ -94,7 +94,7 @@ class Derivatives(Objective):
             with self._batch_statistics(), differentiable(model):
                 product = slope if along is None else self._product(operator, along, model, flat)
                 reset()
-                batches = chain.from_iterable(replace(self._data, micro=size()).chunks())
+                batches: Iterable[tuple[int, Any]] = chain.from_iterable(replace(self._data, micro=size()).chunks())
                 if along is not None and self._look.images:
                     batches = ((index, images_first(batch)) for index, batch in batches)
                 total, counts = summed(product, rows, flat, self._pieces(model, batches))

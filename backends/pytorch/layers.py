@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from itertools import chain
-from math import prod
 
 import torch
 from torch import nn
@@ -17,13 +13,10 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
-from gradvis.space import Block, Kind, ParameterSpace
+from gradvis.space import Axes, Block, Kind, ParameterSpace, Shape, is_scale, told
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _ROWS = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, _ConvNd)
-
-Shape = tuple[int, ...]
-Axes = int | tuple[int, ...]
 
 
 def parameter_space(
@@ -74,7 +67,7 @@ def parameter_space(
         raise ValueError(f"a model with trainable parameters was wanted, but {came}")
     if odd := [name for name in moved if not parameters[name].is_floating_point()]:
         raise ValueError(f"real floating-point parameters were wanted, but {odd[0]} is {parameters[odd[0]].dtype}")
-    return ParameterSpace(_as_told([_block(model, name) for name in moved], filters or {}))
+    return ParameterSpace(told([_block(model, name) for name in moved], filters or {}))
 
 
 def _block(model: nn.Module, name: str) -> Block:
@@ -112,17 +105,9 @@ def _kind(layer: nn.Module, leaf: str, shape: Shape, is_raw: bool) -> Kind:
         return "norm"
     if leaf == "bias" or leaf.startswith("bias_") or leaf.endswith("_bias"):
         return "bias"
-    if is_raw and _is_scale(shape):
+    if is_raw and is_scale(shape):
         return "bias" if "bias" in leaf else "norm"
     return "weight"
-
-
-def _is_scale(shape: Shape) -> bool:
-    """One number, or one for each channel."""
-    if len(shape) < 2 or prod(shape) == 1:
-        return True
-    may_be = len(shape) > 3 or (len(shape) == 3 and shape[-1] == 1)  # (1, 1, e) is a token
-    return may_be and prod(shape) == max(shape)
 
 
 def _layer_filters(layer: nn.Module, leaf: str, shape: Shape) -> tuple[Shape, Shape] | None:
@@ -157,33 +142,6 @@ def _raw_filters(layer: nn.Module, name: str, shape: Shape) -> tuple[Shape, Shap
     if len(shape) == 2 and any(part.startswith("lora_") for part in name.split(".")):
         return shape, (0,)
     return None
-
-
-def _as_told(blocks: list[Block], filters: Mapping[str, Axes]) -> list[Block]:
-    """The blocks, with the axes that the user names.
-
-    Raises:
-        ValueError: If a glob fits no weight, or names an axis that is not there.
-    """
-    told: dict[str, Block] = {}
-    for glob, axes in filters.items():
-        found = [block for block in blocks if block.kind == "weight" and fnmatchcase(block.name, glob)]
-        if not found:
-            near = get_close_matches(glob, [block.name for block in blocks if block.kind == "weight"], cutoff=0)
-            raise ValueError(f"filters must name weights of the model, but {glob!r} fits none; near: {', '.join(near)}")
-        for block in found:
-            told.setdefault(block.name, _told(block, glob, axes))
-    return [told.get(block.name, block) for block in blocks]
-
-
-def _told(block: Block, glob: str, axes: Axes) -> Block:
-    named, dims = axes if isinstance(axes, (tuple, list)) else (axes,), len(block.shape)
-    if not all(isinstance(axis, int) and -dims <= axis < dims for axis in named):
-        raise ValueError(
-            f"filters[{glob!r}] must be axes of {block.name}, whose shape is {block.shape}, but {axes!r} came"
-        )
-    counted = tuple(sorted({axis % dims for axis in named}))
-    return replace(block, view=block.shape, filter_axes=counted, guessed=False)
 
 
 def convolves_images(model: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gradvis.arrays import Vector
-from gradvis.backends.pytorch.checkpoints import check_named
+from gradvis.backends.formats import check_named
 from gradvis.backends.pytorch.snapshot import Snapshots
 from gradvis.recorder import Options, Recorder
 from gradvis.rows import Row

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -23,12 +20,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from gradvis.backends.pytorch.batch import Rows, each, is_array, leaves
+from gradvis.backends.given import choose, each, leaves, refuse_endless
+from gradvis.backends.pytorch.batch import Rows, is_array
 from gradvis.backends.pytorch.files import read_data
 
 _WHOLE = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)  # they draw from all samples
-
-Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def source(data: Any, size: int) -> Iterable[Any]:
@@ -55,7 +51,7 @@ def source(data: Any, size: int) -> Iterable[Any]:
         return DataLoader(data, size)
     if _is_arrays(data):
         return _rows(data, size)
-    _refuse_endless(data)
+    refuse_endless(data)
     if isinstance(data, Iterable) and not isinstance(data, (bytes, Mapping)) and not is_array(data):
         return data
     raise TypeError(
@@ -81,20 +77,6 @@ def subset(found: Iterable[Any], samples: int, seed: int) -> tuple[Iterable[Any]
         chosen = choose(total := len(found.dataset), samples, seed)  # type: ignore[arg-type]
         return _like(found, Subset(found.dataset, chosen.tolist())), total
     return None
-
-
-def choose(total: int, samples: int, seed: int) -> Indices:
-    """The numbers of so many samples, ascending, drawn without replacement.
-
-    Raises:
-        ValueError: If there are not so many.
-
-    >>> choose(10, 4, seed=0).tolist()
-    [2, 4, 5, 7]
-    """
-    if not 1 <= operator.index(samples) <= total:
-        raise ValueError(f"samples must be from 1 to {total}, as many as the data has, but {samples} came")
-    return np.sort(np.random.default_rng(seed).choice(total, samples, replace=False))
 
 
 def once(found: Iterable[Any]) -> bool:
@@ -170,14 +152,6 @@ def _is_arrays(data: Any) -> bool:
         return False
     named = is_array(data[1]) or isinstance(data[1], Mapping)
     return named and all(is_array(leaf) for _, leaf in leaves(data))
-
-
-def _refuse_endless(data: Any) -> None:
-    endless = isinstance(data, (itertools.cycle, itertools.count))
-    if endless or (isinstance(data, itertools.repeat) and operator.length_hint(data, -1) < 0):
-        raise ValueError(
-            f"data that ends was wanted, but itertools.{type(data).__name__} never does; pass what goes round in it"
-        )
 
 
 def _in_order(loader: DataLoader[Any]) -> DataLoader[Any]:

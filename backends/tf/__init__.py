@@ -1,4 +1,4 @@
-"""Objectives of Keras models, computed by TensorFlow."""
+"""Objectives of Keras models and TensorFlow modules, computed by TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,22 @@ if keras.backend.backend() != "tensorflow":
         "set KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
+from gradvis.backends.tf.checkpoints import Checkpoint
 from gradvis.backends.tf.objective import KerasObjective
+from gradvis.backends.tf.programs import load_program, needs_trust, program_kind
+from gradvis.backends.tf.record import record
+from gradvis.backends.tf.saving import objective_name, save_checkpoint
 
 objective = KerasObjective
 
-__all__ = ["KerasObjective", "objective"]
+__all__ = [
+    "Checkpoint",
+    "KerasObjective",
+    "load_program",
+    "needs_trust",
+    "objective",
+    "objective_name",
+    "program_kind",
+    "record",
+    "save_checkpoint",
+]

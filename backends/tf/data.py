@@ -1,64 +1,121 @@
-"""Data as arrays, tf.data.Dataset or finite iterable: read in order, kept on the device when it fits."""
+"""Data on the device: kept when it fits, mapped when it is a file, read again and again when it is too large."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-DEFAULT_BATCH = 128
-Batch = tuple[int, Any, Any]
-"""Its number, its inputs and its targets; both may be nested."""
+from gradvis.backends.given import choose
+from gradvis.backends.tf.batch import (
+    Batch,
+    Digest,
+    Rows,
+    bytes_of,
+    cut_evenly,
+    describe,
+    digest,
+    divisible,
+    joined,
+    placed,
+    size,
+    split,
+    steps,
+    taken,
+)
+from gradvis.backends.tf.sources import length, once, read, source
+
+__all__ = ["Batch", "Batches", "divisible", "load", "size"]
+
+_ROOM = 64 << 20  # as for PyTorch: the work on so much data at one point outweighs the forming of the point
+_SEED = 0
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches in one order, again and again.
+    """Batches on the device, in one order, again and again: (number, batch) of each.
+
+    A batch is (inputs, targets, weights), the weights None where there are none, or what `batch_loss` takes.
 
     Attributes:
-        source: Yields (inputs, targets); each time the same.
-        dtype: That of floating-point data on the device.
-        samples: How many there are in all.
-        digest: Of every number in it, in order, however it is batched.
-        nbytes: What stays on the device.
-        kept: The batches on the device, or None where they are too many.
+        source: Yields the batches as the user gave them; each time the same. Empty where all are kept.
+        place: Brings one to the device, in the objective's dtype.
+        whole: What is kept, joined where it can be; None where it is too much, and is read each time.
+        kept: The same, cut.
+        were: How many samples each batch had as it came.
+        digest: Of every number in the data, in order, however it is batched.
+        nbytes: What stays on the device; or is there at once, where the data is read each time.
+        pairs: Whether batches are samples that can be put together and cut elsewhere.
+        micro: Into how many samples the data is cut; None leaves the batches as they came.
         part: (index, count): every count-th batch, from index on.
+        subset: Of how many samples these were drawn, and with which seed.
+        seen: Digests of the batches that are read each time.
     """
 
     source: Iterable[Any]
-    dtype: str
-    samples: int
+    place: Callable[[Any], Batch]
+    whole: tuple[Batch, ...] | None
+    kept: tuple[Batch, ...] | None
+    were: tuple[int, ...]
     digest: str
     nbytes: int
-    kept: tuple[Batch, ...] | None
+    pairs: bool = True
+    micro: int | None = None
     part: tuple[int, int] = (0, 1)
-
-    def __iter__(self) -> Iterator[Batch]:
-        index, count = self.part
-        batches = _placed(self.source, self.dtype) if self.kept is None else self.kept
-        seen = 0
-        for batch in batches:
-            seen += size(batch[1])
-            if batch[0] % count == index:
-                yield batch
-        if seen != self.samples:
-            raise ValueError(f"data that is the same each time was wanted, but {self.samples} samples became {seen}")
+    subset: tuple[int, int] | None = None
+    seen: tuple[str, ...] = ()
 
     @property
-    def micro(self) -> int | None:
-        """Into how many samples arrays are cut; None where the data brought its own batches."""
-        return self.source.size if isinstance(self.source, _Slices) else None
+    def samples(self) -> int:
+        """How many there are in all."""
+        return sum(self.were)
+
+    def about(self) -> dict[str, Any]:
+        """How many samples there are, and of which they are a subset; plain JSON values."""
+        drawn = {} if self.subset is None else {"subset": dict(zip(("of", "seed"), self.subset, strict=True))}
+        return {"samples": self.samples, **drawn}
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        index, count = self.part
+        if self.kept is not None:
+            yield from islice(enumerate(self.kept), index, None, count)
+        elif isinstance(self.source, Rows):  # cut before they are placed, so that a part reads its own alone
+            rows = islice(enumerate(self.source.cut(self.micro)), index, None, count)
+            yield from ((number, self.place(raw)) for number, raw in rows)
+        else:
+            yield from islice(enumerate(self._stream()), index, None, count)
+
+    def _stream(self) -> Iterator[Batch]:
+        """What is read again, cut.
+
+        Raises:
+            ValueError: If it is not what it was.
+        """
+        number = -1
+        for number, batch in enumerate(map(self.place, read(self.source))):
+            if number >= len(self.seen) or digest([batch]) != self.seen[number]:
+                raise ValueError(
+                    f"data that is the same each time was wanted, but batch {number} came out different when it was "
+                    "read again; switch random transforms and shuffling off, or pass a list of batches"
+                )
+            yield from cut_evenly(batch, self.micro)
+        if number + 1 < len(self.seen):
+            raise ValueError(
+                f"data that is the same each time was wanted, but {len(self.seen)} batches became {number + 1} when "
+                "it was read again; pass a list of batches"
+            )
 
     def recut(self, micro: int | None) -> Batches:
-        """The same arrays in batches of another size; batches that were brought stay as they are."""
-        if not isinstance(self.source, _Slices) or micro in {None, self.micro}:
+        """The same samples in batches of another size, or, with None, as they came; what cannot be cut stays whole."""
+        if not self.pairs or micro == self.micro:
             return self
-        budget = self.nbytes if self.kept is not None else 0
-        return replace(load(self.source.arrays, self.dtype, micro, budget), part=self.part)
+        if self.whole is None:
+            return replace(self, micro=micro)
+        return replace(self, micro=micro, kept=_cut(self.whole, self.were, micro))
 
     def shard(self, index: int, count: int) -> Batches:
         """Every count-th batch of this part."""
@@ -66,112 +123,160 @@ class Batches:
         return replace(self, part=(first + index * step, step * count))
 
 
-def load(data: Any, dtype: str, batch_size: int | None, budget: int) -> Batches:
+def load(
+    data: Any, dtype: str, batch_size: int | None, budget: int, samples: int | None = None, pairs: bool = True
+) -> Batches:
     """Open the data; keep it on the device if it takes at most `budget` bytes there.
+
+    It is read once to its end, so that its samples are known and anything that changes is seen.
 
     Args:
         data: See `gradvis.objective`.
         dtype: That of floating-point data on the device.
-        batch_size: For arrays; a Dataset or iterable brings its own batches.
+        batch_size: For arrays and data files, 128 where not given; all others bring their own batches.
         budget: Bytes of the device that data may take.
+        samples: How many to take, drawn without replacement; all where not given.
+        pairs: Whether batches are (inputs, targets), with sample weights or without.
 
     Raises:
-        ValueError: If there is no data, if it never ends, or if it can be read only once and does not fit.
+        ValueError: If there is no data, it does not come out the same again, or it neither fits nor ends.
+        TypeError: If it is nothing of a known form.
     """
-    source = _source(data, batch_size)
-    kept: list[Batch] = []
-    samples = held = 0
-    hashes: dict[int, Any] = {}
-    for batch in _placed(source, dtype):
-        samples += size(batch[1])
-        leaves = tf.nest.flatten(batch[1:])
-        for place, leaf in enumerate(leaves):
-            found = hashes.setdefault(place, hashlib.blake2b(f"{leaf.dtype} {leaf.shape[1:]}".encode(), digest_size=16))
-            found.update(leaf.numpy().tobytes())
-        held += sum(leaf.dtype.size * int(np.prod(leaf.shape)) for leaf in leaves)
-        if held <= budget:
-            kept.append(batch)
-        elif iter(source) is source:
-            raise ValueError(
-                f"an iterator can be read only once, and this one gave more than the {budget} bytes that may be kept; "
-                "pass a tf.data.Dataset or a list of batches, which can be read again"
-            )
-    if not samples:
+    found, place = source(data, batch_size), partial(placed, dtype=dtype, pairs=pairs)
+    subset = None
+    if samples is not None and isinstance(found, Rows):
+        subset = found.length, _SEED
+        found, samples = replace(found, chosen=choose(found.length, samples, _SEED)), None
+    opened = _opened(found, place, budget)
+    if opened.kept is None and samples is not None:
+        raise ValueError(
+            "samples=N is for arrays, data files, and batches that fit in memory, but more than the "
+            f"{budget} bytes that may be kept came; choose them in the data: dataset.take(n)"
+        )
+    if opened.kept is None:
+        return Batches(
+            found, place, None, None, opened.were, opened.digest, opened.most, pairs, subset=subset, seen=opened.seen
+        )
+    batches, told = opened.kept, opened.digest
+    if samples is not None:
+        subset = sum(opened.were), _SEED
+        batches = _chosen(batches, samples)
+        told = digest(batches)
+    were = tuple(map(size, batches))
+    whole = tuple(joined(batches) if pairs else batches)
+    nbytes = sum(map(bytes_of, whole))
+    return Batches((), place, whole, _cut(whole, were, None), were, told, nbytes, pairs, subset=subset)
+
+
+def _cut(whole: tuple[Batch, ...], were: tuple[int, ...], micro: int | None) -> tuple[Batch, ...]:
+    """In pieces of `micro` samples, or as they came."""
+    if len(whole) == 1 and divisible(whole[0]):
+        return tuple(split(whole[0], list(were) if micro is None else steps(size(whole[0]), micro)))
+    return tuple(piece for batch in whole for piece in cut_evenly(batch, micro))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What one reading of the data has shown: the batches if they fit, or else a digest of each."""
+
+    kept: list[Batch] | None
+    were: tuple[int, ...]
+    digest: str
+    most: int
+    seen: tuple[str, ...]
+
+
+def _opened(found: Iterable[Any], place: Callable[[Any], Batch], budget: int) -> _Opened:
+    """Read the data once, to its end.
+
+    Raises:
+        ValueError: If there is none, it changes, or it cannot be read again though it must.
+    """
+    first = _first(found, place)
+    if isinstance(found, Rows) and found.mapped and "CPU" in tf.zeros(()).device:
+        budget = min(budget, _ROOM)  # what is larger stays in the file, where the ranks of a machine share it
+    whole, kept, seen = Digest(), [], []
+    were: list[int] = []
+    sizes: list[int] = []
+    fits = True
+    for batch in map(place, read(found)):
+        first = _see(found, batch, first, len(were))
+        whole.add(batch)
+        were.append(size(batch))
+        sizes.append(bytes_of(batch))
+        kept.append(batch)
+        if fits and sum(sizes) > budget:
+            _see_that_it_ends(found, budget)
+            fits = False
+        if not fits:
+            seen += [] if isinstance(found, Rows) else [digest([batch]) for batch in kept]
+            kept.clear()
+    if not sum(were):
         raise ValueError("data with at least one batch was wanted, but the data given has none")
-    digest = hashlib.blake2b(repr([found.hexdigest() for found in hashes.values()]).encode(), digest_size=16)
-    fits = held <= budget
-    return Batches(source, dtype, samples, digest.hexdigest(), held if fits else 0, tuple(kept) if fits else None)
+    return _Opened(kept if fits else None, tuple(were), whole.told(), max(sizes), tuple(seen))
 
 
-def size(inputs: Any) -> int:
-    """How many samples a batch has: the length of its first array."""
-    return int(tf.nest.flatten(inputs)[0].shape[0])
+def _first(found: Iterable[Any], place: Callable[[Any], Batch]) -> str | None:
+    """A digest of the first batch of what makes its batches anew each time; None for the rest."""
+    if once(found) or isinstance(found, (list, tuple, Rows)):
+        return None
+    return next((digest([place(raw)]) for raw in found), None)
 
 
-def _placed(source: Iterable[Any], dtype: str) -> Iterator[Batch]:
-    for number, batch in enumerate(source):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ValueError(
-                f"each batch must be (inputs, targets), but a {type(batch).__name__} of {_length(batch)} came"
-            )
-        inputs, targets = (tf.nest.map_structure(lambda leaf: _tensor(leaf, dtype), part) for part in batch)
-        yield number, inputs, targets
-
-
-def _length(batch: Any) -> str:
-    return f"{len(batch)}" if hasattr(batch, "__len__") else "no length"
-
-
-def _tensor(value: Any, dtype: str) -> Any:
-    tensor = tf.convert_to_tensor(value)
-    return tf.cast(tensor, dtype) if tensor.dtype.is_floating else tf.identity(tensor)
-
-
-def _source(data: Any, batch_size: int | None) -> Iterable[Any]:
-    """Something that yields the batches, from the first to the last.
+def _see(found: Iterable[Any], batch: Batch, first: str | None, number: int) -> str | None:
+    """See that the first batch is the same when it is read again, and does not come once more where no end is known.
 
     Raises:
-        ValueError: If it would never end, or has its own batches and another size is wanted.
-        TypeError: If it is no data.
+        ValueError: If it is not, or does.
     """
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_arrays(part) for part in data):
-        return _Slices(data[0], data[1], batch_size or DEFAULT_BATCH)
-    if batch_size is not None:
-        raise ValueError("batch_size is for a pair of arrays; a Dataset or iterable brings its own batches")
-    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("a finite dataset was wanted, but this one never ends; leave out .repeat(), or add .take(n)")
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # a list of batches, or a keras.utils.PyDataset
-        return _Numbered(data)
-    if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
-        return data
-    raise TypeError(f"data must be a pair of arrays, a tf.data.Dataset or batches, but {type(data).__name__} came")
+    if number == 0:
+        told = digest([batch])
+        if first is not None and told != first:
+            raise ValueError(
+                "data that is the same each time was wanted, but its first batch came out different when it was read "
+                "again; switch random transforms and shuffling off, or pass a list of batches"
+            )
+        return told
+    if length(found) is None and bytes_of(batch) and digest([batch]) == first:
+        raise ValueError(
+            "data that ends was wanted, but this gives its first batch again and seems to go round for ever; "
+            "pass a list of batches, or give it a __len__"
+        )
+    return first
 
 
-def _is_arrays(value: Any) -> bool:
-    """An array, or a dict of them."""
-    parts = value.values() if isinstance(value, dict) else [value]
-    return all(hasattr(part, "shape") and hasattr(part, "__array__") for part in parts)
+def _see_that_it_ends(found: Iterable[Any], budget: int) -> None:
+    """See that data too large to keep can be read again and again.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if once(found):
+        raise ValueError(
+            f"an iterator can be read only once, and this one gave more than the {budget} bytes that may be "
+            "kept; pass a tf.data.Dataset, a PyDataset or a list of batches, which can be read again"
+        )
+    if length(found) is None:
+        hint = (
+            "add .apply(tf.data.experimental.assert_cardinality(n))"
+            if isinstance(found, tf.data.Dataset)
+            else "give it a __len__, or pass a list of batches"
+        )
+        raise ValueError(
+            f"data larger than the {budget} bytes that may be kept must say how long it is, but {type(found).__name__} "
+            f"does not; {hint}"
+        )
 
 
-class _Numbered:
-    """Batches by number."""
+def _chosen(batches: list[Batch], samples: int) -> list[Batch]:
+    """Some samples of batches that are pairs.
 
-    def __init__(self, batches: Any) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self.batches[number] for number in range(len(self.batches)))
-
-
-class _Slices:
-    """A pair of arrays, batch by batch."""
-
-    def __init__(self, inputs: Any, targets: Any, size: int) -> None:
-        lengths = {len(part) for part in tf.nest.flatten((inputs, targets))}
-        if len(lengths) != 1 or not min(lengths):
-            raise ValueError(f"inputs and targets of one length, at least 1, were wanted, but {sorted(lengths)} came")
-        self.arrays, self.length, self.size = (inputs, targets), lengths.pop(), size
-
-    def __iter__(self) -> Iterator[Any]:
-        for start in range(0, self.length, self.size):
-            yield tf.nest.map_structure(lambda part, at=start: part[at : at + self.size], self.arrays)
+    Raises:
+        ValueError: If their samples cannot be told apart.
+    """
+    if not all(map(divisible, batches)):
+        raise ValueError(
+            "samples=N wants batches that are (inputs, targets) of one length, but "
+            f"{next(describe(batch) for batch in batches if not divisible(batch))} came; choose them in the data"
+        )
+    return taken(batches, choose(sum(map(size, batches)), samples, _SEED))

@@ -1,46 +1,72 @@
-"""The loss of a Keras model as a function of one flat vector; the model itself is never changed."""
+"""The loss of a Keras model, or of a tf.Module, as a function of one flat vector; the model is never changed."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import chain, groupby
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from gradvis import machine
-from gradvis.arrays import Matrix, Values, Vector
-from gradvis.backends.tf.checkpoints import read_weights
+from gradvis.arrays import Values, Vector
+from gradvis.backends.tf import checkpoints
 from gradvis.backends.tf.compute import Graphs
+from gradvis.backends.tf.criterion import Criterion
 from gradvis.backends.tf.data import load
-from gradvis.backends.tf.guard import device_name, untouched
-from gradvis.backends.tf.layers import compute_dtype, has_batch_norm, last_activation, moved_variables, parameter_space
-from gradvis.backends.tf.losses import LOSSES, PROBABILITIES, Term, accuracy, compiled_loss, term
-from gradvis.objective import Objective, summarise
+from gradvis.backends.tf.derivatives import Derivatives
+from gradvis.backends.tf.first import columns, compiles, dtypes, first_look
+from gradvis.backends.tf.guard import device_name, in_graphs, thread_count, untouched
+from gradvis.backends.tf.layers import batch_norms, compute_dtype, moved_variables, parameter_space, weights_of
+from gradvis.backends.tf.norms import SEVERAL, chosen_policy
+from gradvis.backends.tf.operators import Chosen
+from gradvis.backends.tf.passes import numbered, one_by_one, recalibrated, together
+from gradvis.backends.tf.products import TOGETHER
+from gradvis.backends.tf.room import POINTS, fastest, pays_together
+from gradvis.backends.tf.room import micro_batch as fitting
+from gradvis.notes import note
+from gradvis.objective import Reader, summarise
 from gradvis.plane import Plane
 
 _DATA_SHARE = 4  # a quarter of the free memory may hold data
 
 
-class KerasObjective(Objective):
-    """A loss and metrics of a `keras.Model` on fixed data, run by TensorFlow with `training=False`.
+class KerasObjective(Derivatives):
+    """A loss and metrics of a `keras.Model` or a `tf.Module` on fixed data, run by TensorFlow in inference mode.
 
-    Means are over samples; what `model.losses` adds (regularisation) is no part of them.
+    What `model.losses` adds to the loss (regularisation) is no part of it: it is a column of its own.
 
     Args:
-        model: Built; found again as it was.
-        data: A pair of arrays (or of dicts of them), a tf.data.Dataset of batches, or a finite iterable of batches.
-        loss: `cross_entropy` and `binary_cross_entropy` (of logits), `mse`, `mae`, a keras loss, or
-            `f(outputs, targets)`; the one the model was compiled with where not given.
-        metrics: More of what `loss` can be, or `accuracy`; all come from one forward pass.
-        batch_size: For arrays, 128 where not given.
-        batch_norm: `eval`: moving statistics as stored.
+        model: Built; found again as it was. A `tf.Module` without Keras needs `batch_loss`.
+        data: See `gradvis.objective`; a tf.data.Dataset of batches and a keras.utils.PyDataset too.
+        loss: A name, a Keras loss, or `f(outputs, targets)`; the one the model was compiled with where not given.
+        batch_loss: Instead of `loss`: `f(model, batch)`, returning per-item values, `(sum, count)` of the batch or,
+            for standard errors, of each sample, or a mean together with `weight`.
+        weight: Over how many items `batch_loss` took the mean of a batch, `f(batch)`.
+        unit: What the mean of the loss goes over, in words (`token`, `pixel`), where that is not the sample.
+        metrics: More of what `loss` can be; all come from one forward pass. Those the model was compiled with where
+            neither they nor the loss are given.
+        batch_size: For data that has no batches of its own.
+        micro_batch: How many samples go through the network at once; by a fixed rule where not given.
+        batch_norm: `eval`: moving statistics as stored. `batch`: those of each batch; the batches are then part of the
+            function, and are never cut. `recalibrate`: at every point one pass over the data makes new ones (see
+            `backends.tf.norms`); for surfaces only. Where not given, `eval`; on planes through several checkpoints
+            `recalibrate`.
         device: `auto`, `cpu`, `cuda`, `cuda:N`.
-        dtype: Only to say which one is expected: a Keras model computes in the dtype it was built with.
+        dtype: `float32`, `float64`, or `bfloat16` (of the forward pass alone); the model's own where not given.
+        threads: Of each operation on a CPU. TensorFlow makes its threads once: a note says if it comes too late.
+        compile: Whether XLA compiles the forward pass of `evaluate`.
+        samples: How many of the data's samples to take, a fixed subset of them.
+        filters: Which axes count the filters of a weight, by globs of names: see `layers.parameter_space`.
         include_frozen: Whether variables of layers with `trainable=False` are moved too.
-        data_budget: Bytes of data kept on the device; a quarter of the free memory where not given.
+        data_budget: Bytes of data kept on the device; this rank's share of a quarter of the free memory where not
+            given.
+        local: Which rank of this machine this is, and of how many: it picks its GPU, and its share of memory.
 
     Raises:
         ValueError: If an option or the data does not fit; the message says what was wanted.
@@ -52,75 +78,156 @@ class KerasObjective(Objective):
         data: Any,
         loss: Any = None,
         *,
-        metrics: Any = (),
+        batch_loss: Callable[[Any, Any], Any] | None = None,
+        weight: Callable[[Any], float] | None = None,
+        unit: str | None = None,
+        metrics: Any = None,
         batch_size: int | None = None,
-        batch_norm: str = "eval",
+        micro_batch: int | None = None,
+        batch_norm: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        threads: int | None = None,
+        compile: bool = False,  # noqa: A002 - the contract's name
+        samples: int | None = None,
+        filters: Mapping[str, int | tuple[int, ...]] | None = None,
         include_frozen: bool = False,
         data_budget: int | None = None,
+        local: tuple[int, int] = (0, 1),
     ) -> None:
-        if batch_norm != "eval":
-            raise ValueError(f"batch_norm must be 'eval', the stored statistics, for Keras, but {batch_norm!r} came")
-        self._model, self._include_frozen = model, include_frozen
+        self._model, self._include_frozen, self._compile = model, include_frozen, compile
         self._moved = moved_variables(model, include_frozen)
-        self.space = parameter_space(model, self._moved)
+        self.space = parameter_space(model, self._moved, filters)
         moved = {id(v) for v in self._moved}
-        self._rest = [v for v in model.weights if id(v) not in moved]
-        self._state: Mapping[int, np.ndarray] | None = None
-        self._dtype = _own_dtype(self._moved)
-        if dtype not in {None, self._dtype}:
-            raise ValueError(
-                f"this model computes in {self._dtype}, but dtype={dtype!r} came; Keras chooses the dtype when a "
-                f"model is built: keras.config.set_dtype_policy({dtype!r})"
-            )
-        self._loss_name, self._terms = _read_terms(model, loss, metrics)
-        self._device = device_name(device)
-        self._graphs = Graphs(model, self._moved, self._rest, self._terms, self._dtype)
-        budget = machine.memory() // _DATA_SHARE if data_budget is None else data_budget
+        self._rest = [v for v in weights_of(model) if id(v) not in moved]
+        self._state = None
+        self._dtype, casts = dtypes(model, self._moved, dtype)
+        self._computes = dtype or compute_dtype(model)
+        self._norms = batch_norms(model)
+        self._asked, self._policy = batch_norm, chosen_policy(batch_norm, self._norms)
+        self._device, self._threads = device_name(device, local[0]), thread_count(threads)
+        in_graph = batch_loss if batch_loss is None else in_graphs(model, batch_loss)
+        self._criterion = Criterion(model, loss, metrics, in_graph, weight, unit)
+        graphs = Graphs(
+            model, self._moved, self._rest, self._criterion, self._dtype, computes=casts, norms=self._norms,
+            compiled=compile,
+        )  # fmt: skip
+        self._graphs = graphs.of_batches if self._policy == "batch" else graphs
+        self._eval_graphs = graphs
+        self._room = machine.memory() // local[1] // _DATA_SHARE
+        budget = self._room if data_budget is None else data_budget
         with untouched(self._device):
-            self._data = load(data, self._dtype, batch_size, budget)
-            self.metrics = self._columns()
+            found = load(data, self._dtype, batch_size, budget, samples, self._criterion.sees_outputs)
+            self._look(found, micro_batch)
+        self._counts: tuple[float, float] | None = None
+        self._chosen = Chosen()
+        self._placed: tuple[Plane, Any, Any] | None = None
+
+    def _look(self, data: Any, micro: int | None) -> None:
+        """The first batch goes through once; what it tells, and fixed rules, say how the rest is computed."""
+        self._data, theta, rest = data, self._tensor(self.parameters()), self._buffers()
+        sums = first_look(self._graphs, self._computes, data, theta, rest)
+        self.metrics = columns(self._graphs.names, sums)
+        self._micro = None
+        if self._criterion.sees_outputs and not self._batches_count:
+            self._micro = self._even(micro or fitting(self._graphs.facts.sample_bytes, self._device))
+        self._recut()
+        if self._compile and not compiles(self._graphs, theta, rest, *numbered(*next(iter(self._data)))):
+            self._compile = False
+            self._graphs.measure = self._graphs.plain
+        small = pays_together(self.space.d, data.samples) and not self._compile
+        self.points = POINTS if small else 1
+
+    def _recut(self) -> None:
+        """Micro-batches, or whole batches where they are part of the function."""
+        self._data = self._data.recut(None if self._batches_count else self._micro)
         self.streamed = self._data.kept is None
 
-    def _columns(self) -> tuple[str, ...]:
-        """The first batch goes through once, which tells where there are values per sample.
-
-        Raises:
-            ValueError: If the loss takes logits and the model gives probabilities.
-        """
-        number, inputs, targets = next(iter(self._data))
-        outputs, values = self._graphs.look(
-            self._tensor(self.parameters()), self._buffers(), tf.constant(number), inputs, targets
-        )
-        if self._loss_name == "cross_entropy" and _sums_to_one(outputs.numpy()):
-            raise ValueError(PROBABILITIES)
-        spreads = {name for name, value in zip(self._terms, values, strict=True) if value.shape.rank}
-        return tuple(c for name in self._terms for c in ([name, f"{name}_stderr"] if name in spreads else [name]))
+    @property
+    def _batches_count(self) -> bool:
+        """Whether the batches are part of the function, so that none may be cut."""
+        return self._graphs.facts.mixes or self._policy == "batch"
 
     # ------------------------------------------------------------------ what it is
 
     @property
     def about(self) -> dict[str, Any]:
+        counted, sizes = self._batches_count or self._policy == "recalibrate", groupby(self._data.were)
         return {
-            "backend": "keras",
+            "backend": "keras" if isinstance(self._model, keras.Model) else "tensorflow",
             "model": type(self._model).__name__,
-            "loss": self._loss_name,
-            "metrics": [name for name in self.metrics if not name.endswith("_stderr")],
-            "unit": "sample",
-            "samples": self._data.samples,
-            "dtype": compute_dtype(self._model),
-            "batch_norm": "eval" if has_batch_norm(self._model) else None,
+            "loss": self._criterion.name,
+            "metrics": list(self._graphs.names),
+            "dtype": self._computes,
+            **self._data.about(),
+            "unit": self._criterion.unit,
+            "batch_norm": self._policy,
+            **({"batches": ", ".join(f"{len(list(each))} of {count}" for count, each in sizes)} if counted else {}),
             "include_frozen": self._include_frozen,
+            "compile": self._compile,
         }
 
     @property
     def how(self) -> dict[str, Any]:
-        threads = tf.config.threading.get_intra_op_parallelism_threads() or len(machine.affinity())
-        return {"device": self._device.strip("/").lower(), "micro_batch": self._data.micro, "threads": threads}
+        return {
+            "device": self._device.strip("/").lower(),
+            "threads": self._threads,
+            "micro_batch": self._data.micro,
+            "points": self.points,
+            "product": self._chosen.way,
+            "product_micro_batch": self._product_micro(TOGETHER),
+        }
+
+    def again(self, how: Mapping[str, Any]) -> KerasObjective:
+        """See `Objective.again`; batches that are part of the function stay as they are."""
+        other = copy.copy(self)
+        with untouched(self._device):
+            if self._micro is not None:
+                other._micro = how.get("micro_batch") or self._micro
+                other._recut()
+        other.points = how.get("points", self.points)
+        other._chosen = self._chosen.again(how)
+        return other
+
+    def tune(self, plane: Plane) -> Mapping[str, Any]:
+        """See `Objective.tune`; times some sizes of micro-batches."""
+        if self._micro is None:
+            return self.how
+        most = self._data.samples
+        micros = sorted({min(max(1, self._micro * factor // 4), most) for factor in (1, 2, 4, 8)})
+        best = fastest(micros, lambda micro: self.again({"micro_batch": micro}).evaluate(plane, np.zeros((1, plane.k))))
+        return {**self.how, "micro_batch": best}
+
+    def on(self, plane: Plane) -> KerasObjective:
+        """See `Objective.on`.
+
+        What is no parameter of the plane (moving statistics, frozen variables) is that of the checkpoint at which the
+        plane is pinned, else the model's. Batch norm has no statistics for points made from several checkpoints, or
+        from another model's parameters.
+        """
+        pinned = chain([self], map(self.at, plane.checkpoints.values()))
+        here = next((each for each in pinned if _same(each.parameters(), plane.origin)), None)
+        if not self._norms or self._asked is not None or (here and plane.about.get("kind") not in SEVERAL):
+            return here or self
+        if here is None:
+            note("the plane is pinned at other parameters than the model's: batch norm is recalibrated at every point")
+        return (here or self)._under("recalibrate")
+
+    def stored(self) -> KerasObjective:
+        return self._under("eval") if self._norms else self
+
+    def _under(self, policy: str) -> KerasObjective:
+        other = copy.copy(self)
+        other._policy, other._graphs = policy, self._eval_graphs
+        if self._policy == "batch":
+            other._micro = other._even(fitting(self._graphs.facts.sample_bytes, self._device))
+        with untouched(self._device):
+            other._recut()
+        return other
 
     def memory(self, k: int) -> int:
-        return (k + 2) * self.space.d * np.dtype(self._dtype).itemsize + self._data.nbytes
+        points = (k + 2) * self.space.d * np.dtype(self._dtype).itemsize
+        return points + self._data.nbytes + (self._data.micro or 1) * self._graphs.facts.sample_bytes
 
     def fingerprint(self) -> dict[str, str]:
         values = self._values()
@@ -130,23 +237,14 @@ class KerasObjective(Objective):
             "data": self._data.digest,
         }
 
-    def again(self, how: Mapping[str, Any]) -> KerasObjective:
-        """See `Objective.again`; data that brings its own batches keeps them."""
-        other = copy.copy(self)
-        with untouched(self._device):
-            other._data = self._data.recut(how.get("micro_batch"))
-        return other
-
     # ------------------------------------------------------------------ states
 
     def _values(self) -> Mapping[int, np.ndarray]:
         """Every weight by the id of its variable, as it stands now or as the checkpoint has it."""
-        if self._state is not None:
-            return self._state
-        return {id(v): v.numpy() for v in self._model.weights}
+        return self._state if self._state is not None else {id(v): v.numpy() for v in weights_of(self._model)}
 
     def _vector(self, values: Mapping[int, np.ndarray]) -> Vector:
-        return np.concatenate([values[id(v)].astype(self._dtype).reshape(-1) for v in self._moved])
+        return np.concatenate([np.asarray(values[id(v)]).astype(self._dtype).reshape(-1) for v in self._moved])
 
     def parameters(self) -> Vector:
         return self._vector(self._values())
@@ -154,99 +252,69 @@ class KerasObjective(Objective):
     def read(self, checkpoint: Any) -> Vector:
         """See `Objective.read`; what a checkpoint can be is in `checkpoints.read_weights`."""
         with untouched(self._device):
-            return self._vector(read_weights(self._model, checkpoint, self._moved))
+            return self._vector(checkpoints.read_weights(self._model, checkpoint, self._moved))
+
+    def reader(self, checkpoint: Any) -> Reader:
+        with untouched(self._device):
+            return checkpoints.reader(self._model, self._moved, self._dtype, checkpoint)
 
     def at(self, checkpoint: Any) -> KerasObjective:
         other = copy.copy(self)
         with untouched(self._device):
-            other._state = read_weights(self._model, checkpoint, self._model.weights)
+            other._state = checkpoints.read_weights(self._model, checkpoint, weights_of(self._model))
         return other
 
     def shard(self, index: int, count: int) -> KerasObjective:
-        """See `Objective.shard`; `evaluate` of a shard is the mean over its own samples.
+        """See `Objective.shard`.
 
         Raises:
-            ValueError: If there is no such shard.
+            ValueError: If there is no such shard, or batch norm is recalibrated.
         """
         if not 0 <= index < count:
             raise ValueError(f"a shard is numbered 0 to {count - 1}, but {index} came")
+        if self._policy == "recalibrate":
+            raise ValueError("batch_norm='recalibrate' looks at all the data at once and cannot be cut into shards")
         other = copy.copy(self)
+        other._counts = self._count() if self._counts is None else self._counts
         other._data = self._data.shard(index, count)
         return other
 
     # ------------------------------------------------------------------ computing
 
-    def _tensor(self, values: Matrix) -> Any:
-        return tf.constant(np.asarray(values, self._dtype))
-
-    def _buffers(self) -> list[Any]:
-        values = self._values()
-        return [tf.constant(values[id(v)]) for v in self._rest]
-
     def evaluate(self, plane: Plane, coords: Values) -> Values:
         """See `Objective.evaluate`; every point of a loaded batch is evaluated before the next is loaded."""
-        self.space.check(plane.origin)
-        wide = np.result_type(plane.origin.dtype, self._dtype)
-        at = np.asarray(coords, np.float64).reshape(len(coords), plane.k).astype(wide)
+        origin, directions = self._place_plane(plane)
+        at = np.asarray(coords, np.float64).reshape(len(coords), plane.k).astype(origin.dtype.as_numpy_dtype)
+
+        def compute() -> Values:
+            if self.points > 1 and self._policy != "recalibrate":
+                return together(self._graphs, self._data, (origin, directions), at, self._buffers())
+            points = [partial(self._graphs.form, origin, directions, tf.constant(row)) for row in at]
+            rests = [self._buffers()] * len(points)
+            if self._policy == "recalibrate":
+                rests = recalibrated(self._graphs, self._data.recut(None), points, self._rest, self._buffers())
+            return one_by_one(self._graphs, self._data, points, rests)
+
         with untouched(self._device):
-            origin, directions = tf.constant(plane.origin.astype(wide)), tf.constant(plane.directions.astype(wide))
-            points, rest = [tf.constant(row) for row in at], self._buffers()
-            sums: list[Any] = [0.0] * len(points)
-            for number, *pair in self._data:
-                for index, point in enumerate(points):
-                    sums[index] += self._graphs.point(origin, directions, point, rest, tf.constant(number), *pair)
-            moments = tf.stack(sums).numpy() if points else np.zeros((0, len(self._terms), 6))
-        means, spreads = summarise(moments)
-        found = []
-        for index, name in enumerate(self._terms):
-            found += [means[:, index]] + ([spreads[:, index]] if f"{name}_stderr" in self.metrics else [])
-        return np.stack(found, axis=1)
+            sums = self._with_room(compute)
+        means, spreads = summarise(sums)
+        names = [name for term in self._graphs.names for name in (term, f"{term}_stderr")]
+        both = np.stack([means, spreads], axis=-1).reshape(len(sums), len(names))
+        return both[:, [names.index(name) for name in self.metrics]]
 
-    def _accumulate(self, graph: Callable[..., Any], *arguments: Values | Vector | Matrix) -> Values:
-        """Sum what a graph gives for each batch, in the shape of the last argument, and divide by the samples."""
-        with untouched(self._device):
-            placed, rest = [self._tensor(argument) for argument in arguments], self._buffers()
-            total = tf.zeros(placed[-1].shape, tf.float64)
-            for number, *pair in self._data:
-                total += tf.cast(graph(*placed, rest, tf.constant(number), *pair), tf.float64)
-            return np.asarray((total / self._data.samples).numpy(), self._dtype)
-
-    def gradient(self, theta: Vector) -> Vector:
-        return self._accumulate(self._graphs.gradient, self.space.check(theta))
-
-    def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
-        if operator != "hessian":
-            raise ValueError(
-                f"operator={operator!r} was wanted, but for Keras there is the Hessian alone; take operator='hessian'"
-            )
-        return self._accumulate(self._graphs.hvp, self.space.check(theta), vectors)
+    def _place_plane(self, plane: Plane) -> tuple[Any, Any]:
+        """Origin and directions on the device; they stay there until another plane comes."""
+        if self._placed is None or self._placed[0] is not plane:
+            self.space.check(plane.origin)
+            wide = np.result_type(plane.origin.dtype, self._dtype)
+            with untouched(self._device):
+                self._placed = plane, tf.constant(plane.origin.astype(wide)), tf.constant(plane.directions.astype(wide))
+        return self._placed[1], self._placed[2]
 
 
-def _own_dtype(variables: list[Any]) -> str:
-    """That of the flat vector: float32 at least."""
-    return "float64" if any(v.dtype == "float64" for v in variables) else "float32"
-
-
-def _read_terms(model: Any, loss: Any, metrics: Any) -> tuple[str, dict[str, Term]]:
-    """The loss's name, and what is computed, by column.
-
-    Raises:
-        ValueError: If two columns would have one name.
-    """
-    activation = last_activation(model)
-    known = {**LOSSES, "accuracy": accuracy(0.5 if activation == "sigmoid" else 0.0)}
-    name, first = term(compiled_loss(model) if loss is None else loss, activation)
-    metrics = [metrics] if isinstance(metrics, str) or callable(metrics) else list(metrics)
-    more = [term(metric, activation, known) for metric in metrics]
-    names = ["loss", *(column for column, _ in more)]
-    if len(set(names)) < len(names):
-        raise ValueError(f"every metric needs a name of its own, beside 'loss', but the names were {names}")
-    return name, {"loss": first, **dict(more)}
-
-
-def _sums_to_one(outputs: np.ndarray) -> bool:
-    """Whether these can only be probabilities."""
-    return outputs.shape[-1] > 1 and bool((outputs >= 0).all() and np.allclose(outputs.sum(-1), 1, atol=1e-3))
+def _same(one: Vector, other: Vector) -> bool:
+    """Whether two vectors are one point, in whichever dtype."""
+    return np.array_equal(one.astype(np.float32), other.astype(np.float32))
 
 
 def _digest(arrays: Iterable[np.ndarray]) -> str:

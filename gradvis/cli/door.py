@@ -14,6 +14,7 @@ import click
 from tqdm import tqdm
 
 from gradvis.cli.find import ObjectiveError
+from gradvis.cli.runtime import quiet
 from gradvis.notes import Note
 from gradvis.schedule import Scheduler, Serial, TaskError, Terminated, default_scheduler, ending, launcher_rank
 
@@ -32,7 +33,7 @@ def enter(command: click.Command, name: str, argv: list[str] | None = None) -> N
     """
     words = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _terminate)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet():
         _hear_notes(name, speaks=launcher_rank() == 0, quiet="--quiet" in words)
         _run(command, name, words)
     sys.exit(0)

@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from gradvis.cli.arguments import typed
-from gradvis.objective import Objective, objective, overridden
+from gradvis.cli.models import check_file, checkpoint, named_inside, of_program
+from gradvis.objective import Objective, overridden
 from gradvis.recording import Recorded
 
-_KERAS = (".keras", ".h5")
 _OURS = str(Path(__file__).resolve().parents[1])
 
 
@@ -53,94 +53,12 @@ def find_objective(
         ValueError: If something is not there or not what it should be; the line says what to do.
     """
     if not isinstance(model, Recorded):
-        _check_file(model)
-        if named is None and (made := _of_program(model, {**(defaults or {}), **options}, key, trust)) is not None:
+        check_file(model)
+        if named is None and (made := of_program(model, {**(defaults or {}), **options}, key, trust)) is not None:
             return made, model
-    source = _named_inside(model) if named is None else named
+    source = named_inside(model) if named is None else named
     made = _called(source, arguments, options, defaults or {})
     return made.at(model if isinstance(model, Recorded) else checkpoint(model, made, key, trust)), source
-
-
-def _check_file(model: str) -> None:
-    """See that there is a checkpoint.
-
-    Raises:
-        ValueError: If not.
-    """
-    if not Path(model).exists():
-        raise ValueError(f"a checkpoint was wanted, but there is no file {model}; give the path of one")
-    if (Path(model) / "zarr.json").is_file():
-        raise ValueError(
-            f"a checkpoint was wanted, but {model} is a result; gradvis-plot draws it, and --plane {model} takes "
-            "its plane for another model"
-        )
-
-
-def _of_program(model: str, options: Mapping[str, Any], key: str | None, trust: bool) -> Objective | None:
-    """The objective of a network that a file holds itself; None if the file holds tensors.
-
-    Raises:
-        ValueError: If there is no trust, or data or loss are missing.
-    """
-    if Path(model).suffix in _KERAS:
-        raise ValueError(
-            f"{model} is a Keras file; give --objective FILE.py:NAME, a function that returns "
-            "gradvis.objective(keras_model, data=..., loss=...)"
-        )
-    from gradvis.backends.pytorch import load_program, program_kind  # a framework is imported when a file asks for it
-
-    kind = program_kind(model)
-    if kind is None:
-        return None
-    missing = [f"--{name} {value}" for name, value in (("data", "FILE"), ("loss", "NAME")) if name not in options]
-    if trust and missing:
-        raise ValueError(
-            f"{model} is {kind}, which has neither data nor loss; give {' and '.join(missing)}, or --objective"
-        )
-    network = load_program(model, trust, key)
-    return objective(network, **options).at(network)
-
-
-def checkpoint(model: str, made: Objective, key: str | None, trust: bool) -> Any:
-    """What `Objective.at` takes for MODEL.
-
-    Raises:
-        ValueError: If a key is given where there are none.
-    """
-    if made.about.get("backend") != "torch":
-        if key is not None:
-            raise ValueError(f"--key chooses a state in a PyTorch checkpoint, but {model} is none; leave it out")
-        return model
-    from gradvis.backends.pytorch import Checkpoint, load_trusted, program_kind
-
-    source = load_trusted(model, trust) if trust and program_kind(model) else model
-    return Checkpoint(source, key)
-
-
-def _named_inside(model: Any) -> str:
-    """Only a file of the current folder: nothing else that a checkpoint names is run.
-
-    Raises:
-        ValueError: If it names none, or another.
-    """
-    if isinstance(model, Recorded):
-        name, keeper = model.recording.objective, "record with gradvis.record"
-    else:
-        from gradvis.backends.pytorch import objective_name
-
-        name, keeper = objective_name(model), "save with gradvis.save_checkpoint"
-    if name is None:
-        raise ValueError(
-            f"{model} names no objective; give --objective FILE.py:NAME, a function that returns "
-            f"gradvis.objective(model, data=..., loss=...), or {keeper}(..., objective=...)"
-        )
-    file = name.partition(":")[0]
-    if Path(file).name != file or not file.endswith(".py"):
-        raise ValueError(
-            f"{model} names the objective {name!r}, but a name inside a checkpoint may only mean a .py file of the "
-            f"current folder; if you trust it, give --objective {name}"
-        )
-    return name
 
 
 def _called(

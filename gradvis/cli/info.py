@@ -14,6 +14,7 @@ import click
 
 import gradvis
 from gradvis import machine
+from gradvis.cli.runtime import seen_devices
 from gradvis.schedule import Scheduler, announced_ranks
 
 # Each by the distributions that may bring it.
@@ -62,6 +63,7 @@ def _rank(scheduler: Scheduler) -> dict[str, Any]:
     known: dict[str, Any] = {"takes": "cpu", "devices": [], "torch for": None}
     if importlib.util.find_spec("torch"):
         known = import_module("gradvis.backends.pytorch.devices").seen(scheduler.local_rank)
+    gpus = seen_devices() if _may_see_devices() else []
     return {
         "rank": scheduler.rank,
         "host": scheduler.host,
@@ -71,8 +73,14 @@ def _rank(scheduler: Scheduler) -> dict[str, Any]:
         "threads": machine.threads(scheduler.cpu_sharers),
         "memory": machine.memory(),
         **known,
+        "tensorflow devices": gpus,
         "versions": _versions(),
     }
+
+
+def _may_see_devices() -> bool:
+    """Whether TensorFlow is there and built for accelerators; `tensorflow-cpu` need not be imported to know."""
+    return importlib.util.find_spec("tensorflow") is not None and _version(("tensorflow-cpu",)) is None
 
 
 def _versions() -> dict[str, str | None]:
@@ -92,12 +100,14 @@ def _version(distributions: Sequence[str]) -> str | None:
 
 def _page(found: dict[str, Any]) -> str:
     ranks = found["ranks"]
+    gpus = ranks[0]["tensorflow devices"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
     absent = ", ".join(name for name, version in found["versions"].items() if version is None)
     return "\n".join([
         versions,
         *([f"not installed: {absent}"] if absent else []),
         f"torch is built for: {ranks[0]['torch for'] or '-'}",
+        *([f"TensorFlow sees: {_counted(gpus) or 'the CPU alone'}"] if found["versions"].get("tensorflow") else []),
         f"MPI: {found['mpi'] or 'none that mpi4py can load'}",
         f"launcher: announces {found['announced ranks']}, MPI shows {len(ranks)}",
         *_disagreements(ranks),
@@ -121,11 +131,15 @@ def _disagreements(ranks: list[dict[str, Any]]) -> list[str]:
 def _table(ranks: list[dict[str, Any]]) -> list[str]:
     rows = [["rank", "host", "local", "cpus", "threads", "memory", "takes", "devices"]]
     for rank in ranks:
-        devices = Counter(rank["devices"])
         rows.append([
             str(rank["rank"]), rank["host"], f"{rank['local rank']}/{rank['ranks on host']}", str(rank["cpus"]),
             str(rank["threads"]), f"{rank['memory'] / 2**30:.1f} GiB", rank["takes"],
-            ", ".join(f"{number} x {name}" for name, number in devices.items()) or "-",
+            _counted(rank["devices"]) or "-",
         ])  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Names with how often each comes."""
+    return ", ".join(f"{number} x {name}" for name, number in Counter(names).items())

@@ -25,7 +25,9 @@ _FINDING = [
     click.option("--objective-arg", "arguments", metavar="KEY=VALUE", multiple=True, help="Passed to that function."),
     click.option("--key", metavar="NAME", help="Which state of a checkpoint that has several: model, model_ema, G."),
     click.option(
-        "--trust", is_flag=True, help="Load files whose loading can run code (pickled networks, TorchScript)."
+        "--trust",
+        is_flag=True,
+        help="Load files whose loading can run code (pickled networks, TorchScript, SavedModel, Lambda layers).",
     ),
 ]
 _ENDING = [

@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
-from gradvis.cli.find import checkpoint, find_objective
+from gradvis.cli.find import find_objective
+from gradvis.cli.models import checkpoint
 from gradvis.cli.options import chosen, keywords
+from gradvis.cli.runtime import same_bits, settle
 from gradvis.machine import threads as fair_threads
 from gradvis.objective import Objective
 from gradvis.recording import Recorded, Recording
@@ -70,9 +72,11 @@ def start(
     """
     threads = computed["threads"] or fair_threads(scheduler.cpu_sharers)
     defaults = {"threads": threads, "device": "auto", "local": (scheduler.local_rank, scheduler.local_size)}
+    settle(threads, scheduler.local_rank, computed.get("device") in {None, "auto", "cuda"})
     objective, source = find_objective(
         model, named, keywords(arguments), chosen(**computed), defaults=defaults, key=key, trust=trust
     )
+    same_bits()
     if talks and named is None:
         itself = "is its own network" if source == model else f"names its objective: {source}, found in this folder"
         click.echo(f"{model} {itself}", err=True)

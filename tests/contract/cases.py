@@ -152,9 +152,9 @@ class RosenbrockCase(Case):
 
 
 def _keras(name: str, **options: Any) -> Case:
-    from tests.contract import keras_cases
+    from tests.contract import keras_cases, keras_everything
 
-    return getattr(keras_cases, name)(**options)
+    return getattr(keras_everything if name == "Everything" else keras_cases, name)(**options)
 
 
 def _torch(name: str, **options: Any) -> Case:
@@ -168,6 +168,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "keras-dense": lambda **options: _keras("Dense", **options),
     "keras-conv": lambda **options: _keras("Conv", **options),
     "keras-regression": lambda **options: _keras("Regression", **options),
+    "keras-everything": lambda **options: _keras("Everything", **options),
     "torch-dense": lambda **options: _torch("Dense", **options),
     "torch-conv": lambda **options: _torch("Conv", **options),
     "torch-regression": lambda **options: _torch("Regression", **options),

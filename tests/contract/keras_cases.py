@@ -14,10 +14,12 @@ from gradvis.objective import Objective
 from tests.contract.cases import BATCH, CLASSES, SAMPLES, Network, common_state
 
 layers = keras.layers
+ZERO = tf.UnconnectedGradients.ZERO
 
 
 class Dense(Network):
     pattern = "middle/*"
+    operators = ("hessian", "ggn", "fisher")
     loss = "cross_entropy"
 
     def __init__(self, dtype: str = "float64") -> None:
@@ -41,7 +43,7 @@ class Dense(Network):
         ])  # fmt: skip
 
     def objective(self, **options: Any) -> Objective:
-        standard = {"loss": self.loss, "metrics": list(self.metrics), "batch_size": BATCH}
+        standard = {"loss": self.loss, "metrics": list(self.metrics), "batch_size": BATCH, "micro_batch": BATCH}
         return gradvis.objective(self.model, (self.inputs, self.targets), **{**standard, **options})
 
     def stand(self, theta: np.ndarray, rest: list[np.ndarray] | None = None) -> list[Any]:
@@ -65,30 +67,51 @@ class Dense(Network):
         x /= tf.sqrt(tf.reduce_mean(x**2, 1, keepdims=True) + self.twin.get_layer("norm").epsilon)
         return (gamma * x + beta) @ last + shift
 
-    def per_sample(self) -> Any:
-        logits = self.logits()
+    def per_sample(self, logits: Any) -> Any:
         chosen = tf.one_hot(self.targets, CLASSES, dtype=logits.dtype)
         return tf.reduce_logsumexp(logits, 1) - tf.reduce_sum(logits * chosen, 1)
 
     def values(self, theta: np.ndarray, rest: list[np.ndarray] | None = None) -> Mapping[str, np.ndarray]:
         self.stand(theta, rest)
-        hits = np.argmax(self.logits().numpy(), 1) == self.targets
-        return {"loss": self.per_sample().numpy(), "accuracy": hits.astype(float)}
+        logits = self.logits()
+        hits = np.argmax(logits.numpy(), 1) == self.targets
+        return {"loss": self.per_sample(logits).numpy(), "accuracy": hits.astype(float)}
 
     def gradient(self, theta: np.ndarray) -> np.ndarray:
         variables = self.stand(theta)
         with tf.GradientTape() as tape:
-            mean = tf.reduce_mean(self.per_sample())
-        return flat(tape.gradient(mean, variables))
+            mean = tf.reduce_mean(self.per_sample(self.logits()))
+        return flat(tape.gradient(mean, variables, unconnected_gradients=ZERO))
 
     def hessian(self, theta: np.ndarray) -> np.ndarray:
         variables = self.stand(theta)
         with tf.GradientTape(persistent=True) as outer:
             with tf.GradientTape() as inner:
-                mean = tf.reduce_mean(self.per_sample())
-            slopes = tf.unstack(tf.concat([tf.reshape(g, -1) for g in inner.gradient(mean, variables)], 0))
-        zero = tf.UnconnectedGradients.ZERO
-        return np.stack([flat(outer.gradient(slope, variables, unconnected_gradients=zero)) for slope in slopes])
+                mean = tf.reduce_mean(self.per_sample(self.logits()))
+            first = inner.gradient(mean, variables, unconnected_gradients=ZERO)
+            slopes = tf.unstack(tf.concat([tf.reshape(g, -1) for g in first], 0))
+        return rows(outer, slopes, variables)
+
+    def dense(self, operator: str, theta: np.ndarray) -> np.ndarray:
+        """J' H J (Schraudolph 2002), and the mean of g g' over samples."""
+        if operator == "hessian":
+            return self.hessian(theta)
+        variables = self.stand(theta)
+        with tf.GradientTape(persistent=True) as tape:
+            logits = self.logits()
+            each, outputs = tf.unstack(self.per_sample(logits)), tf.unstack(tf.reshape(logits, -1))
+        if operator == "fisher":
+            slopes = rows(tape, each, variables)
+            return slopes.T @ slopes / SAMPLES
+        with tf.GradientTape() as outer:
+            outer.watch(logits)
+            with tf.GradientTape() as inner:
+                inner.watch(logits)
+                mean = tf.reduce_mean(self.per_sample(logits))
+            slope = inner.gradient(mean, logits)
+        curved = outer.batch_jacobian(slope, logits).numpy()
+        jacobian = rows(tape, outputs, variables).reshape(*logits.shape, -1)
+        return np.einsum("bid,bij,bje->de", jacobian, curved, jacobian)
 
     def elsewhere(self) -> tuple[Any, np.ndarray, Mapping[str, np.ndarray]]:
         other = self.build(3)
@@ -162,14 +185,14 @@ class Conv(Dense):
     def logits(self) -> Any:
         return self.twin(self.inputs.astype(self.dtype), training=False)
 
-    def per_sample(self) -> Any:
-        logits = self.logits()
+    def per_sample(self, logits: Any) -> Any:
         return tf.reduce_logsumexp(logits, 1) - tf.reduce_sum(logits * self.targets.astype(self.dtype), 1)
 
     def values(self, theta: np.ndarray, rest: list[np.ndarray] | None = None) -> Mapping[str, np.ndarray]:
         self.stand(theta, rest)
-        hits = np.argmax(self.logits().numpy(), 1) == self.classes
-        return {"loss": self.per_sample().numpy(), "accuracy": hits.astype(float)}
+        logits = self.logits()
+        hits = np.argmax(logits.numpy(), 1) == self.classes
+        return {"loss": self.per_sample(logits).numpy(), "accuracy": hits.astype(float)}
 
 
 class Regression(Dense):
@@ -183,16 +206,22 @@ class Regression(Dense):
         super().__init__(dtype)
         self.targets = np.random.default_rng(6).normal(size=(SAMPLES, CLASSES))
 
-    def errors(self) -> Any:
-        return self.logits() - self.targets.astype(self.dtype)
+    def errors(self, logits: Any) -> Any:
+        return logits - self.targets.astype(self.dtype)
 
-    def per_sample(self) -> Any:
-        return tf.reduce_mean(self.errors() ** 2, 1)
+    def per_sample(self, logits: Any) -> Any:
+        return tf.reduce_mean(self.errors(logits) ** 2, 1)
 
     def values(self, theta: np.ndarray, rest: list[np.ndarray] | None = None) -> Mapping[str, np.ndarray]:
         self.stand(theta, rest)
-        return {"loss": self.per_sample().numpy(), "mae": np.abs(self.errors().numpy()).mean(1)}
+        logits = self.logits()
+        return {"loss": self.per_sample(logits).numpy(), "mae": np.abs(self.errors(logits).numpy()).mean(1)}
 
 
 def flat(tensors: list[Any]) -> np.ndarray:
-    return np.concatenate([tensor.numpy().reshape(-1) for tensor in tensors])
+    return np.concatenate([tf.convert_to_tensor(tensor).numpy().reshape(-1) for tensor in tensors])
+
+
+def rows(tape: tf.GradientTape, values: list[Any], variables: list[Any]) -> np.ndarray:
+    """The gradient of each value."""
+    return np.stack([flat(tape.gradient(value, variables, unconnected_gradients=ZERO)) for value in values])
