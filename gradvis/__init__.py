@@ -10,7 +10,8 @@ __version__ = "0.1.0"
 from gradvis.between import plane_between
 from gradvis.directions import random_plane
 from gradvis.eigenpairs import hessian_eigenpairs, hessian_plane
-from gradvis.objective import Objective, objective, record, save_checkpoint
+from gradvis.frameworks import objective, record, save_checkpoint
+from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.recording import Recording
 from gradvis.results import open  # noqa: A004 - the contract's name

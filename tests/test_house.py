@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent
 
 # A module imports, of ours, only from rooms named before it; the frameworks live in backends/ and mpi/ alone.
 ORDER = [
-    "arrays", "notes", "machine", "space", "plane", "provenance", "objective", "schedule", "tiles", "folder",
-    "layout", "store", "claim", "krylov", "restart", "quadrature", "probing", "eigenpairs", "directions", "between",
-    "grid", "landmarks", "tracks", "chunks", "recording", "rows", "stream", "recorder", "runs", "projection",
-    "principal", "projected", "filling", "measurements", "probe_runs", "methods", "spectrum", "consistency", "surface",
-    "trajectory", "results", "__init__", "callbacks", "plots", "backends", "mpi", "cli",
+    "arrays", "notes", "machine", "space", "plane", "provenance", "objective", "frameworks", "schedule", "tiles",
+    "folder", "layout", "store", "claim", "krylov", "restart", "quadrature", "probing", "eigenpairs", "directions",
+    "between", "grid", "landmarks", "tracks", "chunks", "recording", "rows", "stream", "recorder", "runs",
+    "projection", "principal", "projected", "filling", "measurements", "probe_runs", "methods", "spectrum",
+    "consistency", "surface", "trajectory", "results", "__init__", "callbacks", "plots", "backends", "mpi", "cli",
 ]  # fmt: skip
 FRAMEWORKS = {"torch", "tensorflow", "keras", "mpi4py", "safetensors"}
 PLOTTING = {"matplotlib", "plotly"}

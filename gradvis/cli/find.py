@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 from gradvis.cli.arguments import typed
 from gradvis.cli.models import check_file, checkpoint, named_inside, of_program
-from gradvis.objective import Objective, overridden
+from gradvis.frameworks import overridden
+from gradvis.objective import Objective
 from gradvis.recording import Recorded
 
 _OURS = str(Path(__file__).resolve().parents[1])

@@ -8,7 +8,8 @@ from typing import Any
 
 from gradvis.backends.formats import exists, is_keras
 from gradvis.cli.runtime import take_tensorflow
-from gradvis.objective import Objective, objective
+from gradvis.frameworks import objective
+from gradvis.objective import Objective
 from gradvis.recording import Recorded
 
 
