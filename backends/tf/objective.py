@@ -47,7 +47,7 @@ class KerasObjective(Derivatives):
         loss: A name, a Keras loss, or `f(outputs, targets)`; the one the model was compiled with where not given.
         batch_loss: Instead of `loss`: `f(model, batch)`, returning per-item values, `(sum, count)` of the batch or,
             for standard errors, of each sample, or a mean together with `weight`.
-        weight: Over how many items `batch_loss` took the mean of a batch, `f(batch)`.
+        weight: Over how many items `batch_loss` took the mean of a batch, `f(batch)`; in a graph, as `batch_loss` is.
         unit: What the mean of the loss goes over, in words (`token`, `pixel`), where that is not the sample.
         metrics: More of what `loss` can be; all come from one forward pass. Those the model was compiled with where
             neither they nor the loss are given.
