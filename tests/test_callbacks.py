@@ -310,6 +310,7 @@ def test_the_how_to_runs_from_top_to_bottom(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TF_DETERMINISTIC_OPS", "0")  # a command turns them on for the whole of its process
     before = set(sys.modules)
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.M | re.S):
         if language == "python":
