@@ -27,7 +27,7 @@ bench: venv
 	$(BIN)/python benchmarks/trajectory.py
 	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/spectrum.py
-	$(BIN)/python benchmarks/keras.py
+	$(BIN)/python benchmarks/surface_keras.py
 
 notebooks: venv
 	$(BIN)/python tests/test_notebooks.py
