@@ -16,8 +16,8 @@ from gradvis.notes import note
 
 W = TypeVar("W")
 
-# Ours, tuned with benchmarks/surface_keras.py: what all operations on a micro-batch may give out together on a CPU, so that
-# what each works on stays near the caches. An accelerator only has to be filled.
+# Ours, tuned with benchmarks/surface_keras.py: what all operations on a micro-batch may give out together on a CPU, so
+# that what each works on stays near the caches. An accelerator only has to be filled.
 _CACHE_BYTES = 64 << 20
 _ACCELERATOR_BYTES = 1 << 30
 _FEWEST, _MOST = 16, 1 << 16
