@@ -145,22 +145,24 @@ def whole(
         print(f"  {name:20s} {seconds:8.1f} s {passes:9.0f} forward passes   {said(answers[name])}", flush=True)
 
 
-def one_process(samples: int, steps: int, folder: str | None, rounds: int, each: int) -> None:
+def one_process(samples: int, steps: int, folder: str | None, rounds: int, each: int, products_alone: bool) -> None:
     threads = machine.threads()
     torch.set_num_threads(threads)
     print(f"one process, {threads} threads, {samples} images, load {os.getloadavg()[0]:.1f} at the start")
     model, data = trained(samples)
     objective = gradvis.objective(model, data, "cross_entropy", threads=threads)
+    print(f"  gradvis: {objective.how}")
+    others = peers(folder, model, data)
+    each_product(products(model, data, objective, others), each)
+    if products_alone:
+        return
+
     precise = gradvis.objective(model, data, "cross_entropy", dtype="float64")
     truth = gradvis.hessian_eigenpairs(precise, TOP, tol=1e-6)
     lowest = gradvis.hessian_eigenpairs(objective, 1, "smallest", tol=1e-2)  # where the others begin their axis
     assert truth.converged.all()
     assert lowest.converged.all()
     ends = float(lowest.values[0]), float(truth.values[0])
-    print(f"  gradvis: {objective.how}")
-    others = peers(folder, model, data)
-    each_product(products(model, data, objective, others), each)
-
     near, forward = NEAR * ends[1], bare(model, data)
     print(f"a density of {PROBES} probes, {steps} steps each (others: one probe, times {PROBES})")
     whole(
@@ -210,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--peers", help="the folder with the others")
     parser.add_argument("--rounds", type=int, default=1, help="of whole runs [1]")
+    parser.add_argument("--products", action="store_true", help="single products alone: some minutes")
     parser.add_argument("--quick", action="store_true", help="few images and few steps")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -220,8 +223,9 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Note)
         warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph", UserWarning)  # PyHessian's
-        one_process(samples, steps, given.peers, given.rounds, each)
-    ranks(samples, steps, given.rounds)
+        one_process(samples, steps, given.peers, given.rounds, each, given.products)
+    if not given.products:
+        ranks(samples, steps, given.rounds)
 
 
 if __name__ == "__main__":

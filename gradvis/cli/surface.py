@@ -71,8 +71,9 @@ def surface(
     """The loss on a line, plane or volume through MODEL.
 
     MODEL is a checkpoint, or a recording, whose last step is meant. It names its objective
-    (gradvis.save_checkpoint writes such files), or --objective does. Run it alone, or under mpirun or
-    srun: `mpirun -n 8 gradvis-surface model.pt`. The same command goes on with a result that was interrupted.
+    (gradvis.save_checkpoint writes such files), or --objective does; a whole network, such as a .keras
+    file, takes --data in its place. Run it alone, or under mpirun or srun: `mpirun -n 8 gradvis-surface
+    model.pt`. The same command goes on with a result that was interrupted.
     """
     del debug  # the door reads it
     wanted_pictures = suffixes(pictures)
