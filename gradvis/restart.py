@@ -1,8 +1,9 @@
-"""Extreme eigenpairs to a tolerance, in bounded memory: thick-restart Lanczos.
+"""Extreme eigenpairs to a tolerance, in bounded memory: block Lanczos with thick restarts.
 
 Wu and Simon 2000, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix Anal. Appl.
 22(2). When the basis is full, the wanted Ritz vectors and some of their neighbours are kept and the run goes on from
-what was left over.
+what was left over. Golub and Underwood 1977, "The block Lanczos method for computing eigenvalues": vectors that go
+together share a pass through the network, and know as many copies of an eigenvalue.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from gradvis.krylov import Product, combine, orthogonalise, rounding
 
 Which: TypeAlias = Literal["largest", "smallest", "both"]
 
-_STRIDE = 5  # steps between two looks at what has converged
-_LOOK = 20  # steps from a fresh vector that look for copies
+_TOGETHER = 2  # ours: two take more products than one would, but each then costs about 0.7 of one alone
+_LOOK = 20  # products from fresh vectors that look for copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +54,13 @@ def eigenpairs(
 ) -> Pairs:
     """Extreme eigenpairs of a symmetric operator, each with its true residual.
 
-    A Krylov space knows one copy of a multiple eigenvalue. So when all pairs have converged, 20 more steps from a
-    random vector orthogonal to them look for copies; what they find is brought to convergence too. An invariant space
-    is left in the same way.
+    A Krylov space of two vectors knows two copies of a multiple eigenvalue. So when all pairs have converged, 20 more
+    products from random vectors orthogonal to them look for copies; what they find is brought to convergence too. An
+    invariant space is left in the same way.
 
     Args:
         product: The operator; its products may come in float32.
-        start: Where to start, (d,), of any length.
+        start: Where to start, (d,), of any length; a random vector goes beside it.
         k: How many pairs: of each end for "both", so that 2 k come back.
         which: The end: "largest" or "smallest" in the algebraic sense, or "both".
         tol: A pair has converged if its residual is at most so much of the operator's norm, which is taken to be the
@@ -83,26 +84,25 @@ def eigenpairs(
     room = (50 * k + 500 if max_products is None else max_products) - wanted
     _check(start, k, which, size, room)
     space = _Space(product, start, size, dtype, np.random.default_rng(0) if rng is None else rng)
-    seen, until, look, scale = None, wanted, 0, 0.0
+    seen, look, scale = None, 0, 0.0
     while True:
-        space.grow(min(until, space.n + room - space.products))
+        space.step(room)
+        if space.n < wanted:
+            continue
         values, inside = np.linalg.eigh(space.projected[: space.n, : space.n])
         ends, scale = _ends(space.n, wanted, which), max(scale, float(np.abs(values).max()))
         if space.n == d or space.products == room:
             break
-        settled = np.all(space.coupling * np.abs(inside[-1, ends]) <= tol / 4 * scale)
-        if settled and space.products >= look:
+        if space.products >= look and np.all(space.residuals(inside[:, ends]) <= tol / 4 * scale):
             if seen is not None and np.all(np.abs(values[ends] - seen) <= tol * scale):
                 break
             seen = values[ends]
-        if settled and space.products >= look:
             space.restart(values[ends], inside[:, ends])  # others would lose the direction in which they improve
             space.refresh()
             look = space.products + _LOOK
-        elif space.n == size:
-            kept = _ends(space.n, min(size - 1, wanted + max(1, (size - wanted) // 3)), which)
+        elif space.n + space.waiting > size:
+            kept = _ends(space.n, min(size - space.waiting, wanted + max(1, (size - wanted) // 3)), which)
             space.restart(values[kept], inside[:, kept])
-        until = min(size, space.n + _STRIDE)
     return _measured(product, space, inside[:, ends], tol, scale)
 
 
@@ -150,50 +150,73 @@ def _measured(product: Product, space: _Space, inside: Values, tol: float, scale
 class _Space:
     """An orthonormal basis that grows, and the operator's projection on it.
 
-    The projection is made of inner products with the whole basis, so that what a restart or a fresh vector couples
-    needs no book-keeping.
+    The next directions wait behind it, orthogonal to it and to each other. The projection is made of inner products
+    with the whole basis, so that what a restart or a fresh vector couples needs no book-keeping.
     """
 
     def __init__(self, product: Product, start: Vector, size: int, dtype: DTypeLike, rng: np.random.Generator) -> None:
         self.product, self.rng = product, rng
-        self.basis = np.zeros((size, start.size), dtype)
+        self.basis = np.zeros((size + _TOGETHER, start.size), dtype)
         self.projected = np.zeros((size, size))
-        self.n = self.products = 0
-        self.ahead = start.astype(np.float64)  # the next direction, and its length
-        self.length = float(np.sqrt(self.ahead @ self.ahead))
-        self.coupling = self.norm = 0.0  # of the next direction with the last one; of the operator as far as known
-        if not (np.isfinite(self.length) and self.length > 0):
-            raise ValueError(f"a start that is finite and not zero was wanted, but its length is {self.length}")
+        self.n = self.waiting = self.products = 0
+        self.norm = 0.0  # of the operator as far as known
+        first = start.astype(np.float64)
+        length = float(np.sqrt(first @ first))
+        if not (np.isfinite(length) and length > 0):
+            raise ValueError(f"a start that is finite and not zero was wanted, but its length is {length}")
+        self._wait(first, length)
+        self._fill()
 
-    def grow(self, until: int) -> None:
-        """Add vectors until there are so many."""
-        while self.n < until:
-            self._step()
+    def step(self, room: int) -> None:
+        """Take in what waits, as far as there is room for products.
 
-    def _step(self) -> None:
-        np.divide(self.ahead, self.length, out=self.basis[self.n], casting="same_kind")
-        products = self.product(self.basis[self.n : self.n + 1])
-        self.ahead = np.array(products[0], np.float64)
-        size = float(np.sqrt(self.ahead @ self.ahead))
-        if not np.isfinite(size):
-            raise ValueError(f"finite products were wanted, but number {self.products + 1} is not; is the loss?")
-        self.norm = max(self.norm, size)
-        inside, self.length = orthogonalise(self.basis[: self.n + 1], self.ahead)
-        self.projected[: self.n + 1, self.n] = self.projected[self.n, : self.n + 1] = inside
-        self.coupling = self.length
-        self.n, self.products = self.n + 1, self.products + 1
-        if self.length <= rounding(products.dtype, self.basis.dtype) * self.norm and self.n < self.ahead.size:
-            self.refresh()
+        Raises:
+            ValueError: If a product is not finite.
+        """
+        count = min(self.waiting, room - self.products)
+        products = self.product(self.basis[self.n : self.n + count])
+        left = np.array(products, np.float64)
+        sizes = np.sqrt(np.einsum("rd,rd->r", left, left))
+        if not np.isfinite(sizes).all():
+            number = self.products + 1 + int(np.argmin(np.isfinite(sizes)))
+            raise ValueError(f"finite products were wanted, but number {number} is not; is the loss?")
+        self.n, self.products, self.waiting = self.n + count, self.products + count, 0
+        self.norm = max(self.norm, float(sizes.max()))
+        noise = rounding(products.dtype, self.basis.dtype) * self.norm
+        self.coupling = np.zeros((count, count))  # of what is left over, in the next directions
+        for i, row in enumerate(left):
+            inside, length = orthogonalise(self.basis[: self.n + self.waiting], row)
+            place = self.n - count + i
+            self.projected[: self.n, place] = self.projected[place, : self.n] = inside[: self.n]
+            self.coupling[: self.waiting, i] = inside[self.n :]
+            if length > noise:
+                self.coupling[self.waiting, i] = length
+                self._wait(row, length)
+        self._fill()
 
-    def refresh(self) -> None:
-        """Go on from a random direction."""
-        self.ahead = self.rng.normal(size=self.ahead.size)
-        self.length, self.coupling = orthogonalise(self.basis[: self.n], self.ahead)[1], 0.0
+    def residuals(self, inside: Values) -> Values:
+        """Norms of the residuals of Ritz vectors, (k,), as far as the recurrence knows, from their columns, (n, k)."""
+        return np.linalg.norm(self.coupling @ inside[-len(self.coupling) :], axis=0)
 
     def restart(self, values: Values, inside: Values) -> None:
-        """Keep so many Ritz vectors of the basis, and the next direction."""
+        """Keep so many Ritz vectors of the basis, and what waits."""
         kept = len(values)
         combine(self.basis[: self.n], inside, self.basis[:kept])
+        self.basis[kept : kept + self.waiting] = self.basis[self.n : self.n + self.waiting]
         self.projected[:] = 0
         self.projected[:kept, :kept] = np.diag(values)
         self.n = kept
+
+    def refresh(self) -> None:
+        """Go on from random directions in place of those that wait."""
+        self.waiting = 0
+        self._fill()
+
+    def _fill(self) -> None:
+        while self.waiting < min(_TOGETHER, self.basis.shape[1] - self.n):
+            row = self.rng.normal(size=self.basis.shape[1])
+            self._wait(row, orthogonalise(self.basis[: self.n + self.waiting], row)[1])
+
+    def _wait(self, direction: Values, length: float) -> None:
+        np.divide(direction, length, out=self.basis[self.n + self.waiting], casting="same_kind")
+        self.waiting += 1

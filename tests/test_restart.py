@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradvis.restart import eigenpairs
+from gradvis.restart import _Space, eigenpairs
 from tests.test_krylov import dense, spectra, times
 
 
@@ -80,12 +80,43 @@ def test_copies_of_an_eigenvalue_are_found_though_a_krylov_space_has_only_one(rn
         assert found.converged.all()
 
 
+def test_the_recurrence_knows_the_residuals_of_its_ritz_pairs(rng):
+    matrix = dense(rng.normal(size=50), rng)
+    space = _Space(times(matrix), rng.normal(size=50), 40, np.float64, rng)
+    for steps in (1, 2, 9):
+        for _ in range(steps):
+            space.step(1000)
+        values, inside = np.linalg.eigh(space.projected[: space.n, : space.n])
+        vectors = inside.T @ space.basis[: space.n]
+        true = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
+
+        np.testing.assert_allclose(space.residuals(inside), true, atol=1e-13)
+
+
 def test_an_eigenvector_that_the_start_does_not_contain_is_found(rng):
     values = np.r_[rng.uniform(-1, 1, 499), 5]
     start = np.r_[rng.normal(size=499), 0]
 
     assert eigenpairs(Counted(values), start, 1).values[0] == pytest.approx(5, abs=1e-8)
     assert eigenpairs(Counted(values), np.eye(500)[0], 1).values[0] == pytest.approx(5, abs=1e-8)
+
+
+class Blind(np.random.Generator):
+    """Its first vector does not contain the last direction either."""
+
+    drawn = 0
+
+    def normal(self, *arguments, **options):
+        self.drawn += 1
+        return super().normal(*arguments, **options) * np.r_[np.ones(499), self.drawn > 1]
+
+
+def test_an_eigenvector_that_no_vector_of_the_first_block_contains_is_looked_for(rng):
+    values = np.r_[rng.uniform(-1, 1, 497), 4, 3, 5]
+
+    found = eigenpairs(Counted(values), np.r_[rng.normal(size=499), 0], 1, rng=Blind(np.random.PCG64(0)))
+
+    assert found.values[0] == pytest.approx(5, abs=1e-8)
 
 
 def test_a_restart_finds_more_pairs_than_fit_one_run(rng):
