@@ -95,7 +95,7 @@ def _ridges(curves: Sequence[Curve], titles: Sequence[str], ways: Sequence[Axis]
         foot = go.Scatter(y=np.full(2, base), mode="lines", line={"width": 0}, hoverinfo="skip", showlegend=False)
         crest = go.Scatter(
             y=base + row, customdata=np.column_stack([seen.x, seen.y]), mode="lines", fill="tonexty",
-            fillcolor=_clear(color), line={"color": "white", "width": 1}, hovertemplate=said, showlegend=False,
+            fillcolor=_clear(color), line={"color": color, "width": 1}, hovertemplate=said, showlegend=False,
         )  # fmt: skip
         found += [(foot, seen.x[[0, -1]]), (crest, seen.x)]
     for i, seen in enumerate(curves):

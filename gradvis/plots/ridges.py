@@ -9,10 +9,11 @@ from typing import Any
 from matplotlib import colormaps, rcParams
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from gradvis.plots.eigen_axis import Axis
 from gradvis.plots.palette import STEPS, STEPS_TO
-from gradvis.plots.ridge_rows import OVERLAP, rows_of, span
+from gradvis.plots.ridge_rows import OVERLAP, crest, rows_of, span
 from gradvis.plots.scale import round_to
 from gradvis.plots.spectra import Curve
 from gradvis.plots.spectrum_axes import across_of, key, told
@@ -31,7 +32,8 @@ def draw(curves: Sequence[Curve], titles: Sequence[str], across: Axis, shape: Si
     for row, (seen, heights, color) in enumerate(zip(curves, rows_of(curves), colors(len(curves)), strict=True)):
         base, depth = len(curves) - 1.0 - row, 2 * row
         ax.fill_between(seen.x, base, base + heights, color=color, alpha=0.75, linewidth=0, zorder=depth + 2)
-        ax.plot(seen.x, base + heights, color="white", linewidth=0.5, zorder=depth + 3, gid="ridge")
+        (line,) = ax.plot(seen.x, base + crest(heights), color=color, linewidth=0.8, zorder=depth + 3, gid="ridge")
+        line.set_path_effects([withStroke(linewidth=1.6, foreground="white")])
         for converged in (True, False):
             values = seen.values[seen.converged == converged]
             ax.plot(values, base + 0 * values, zorder=2 * len(curves) + 4, **tick(converged))
