@@ -179,18 +179,28 @@ def one_process(samples: int, steps: int, folder: str | None, rounds: int, each:
 
 
 def ranks(samples: int, steps: int, rounds: int) -> None:
-    """The same spectrum by one rank of one thread and by two, in turn; the children print their seconds."""
-    launcher = Path(sys.executable).with_name("mpirun")
-    times: dict[int, list[float]] = {1: [], 2: []}
+    """The same spectrum by one rank of one thread, by two, and by two jobs at once that share nothing but the machine.
+
+    Two such jobs are slower than one: what they lose, two ranks lose too. The children print their seconds.
+    """
+    launcher = str(Path(sys.executable).with_name("mpirun"))
+    times: dict[str, list[float]] = {"one": [], "two": [], "apart": []}
     for _ in range(rounds):
-        for count, found in times.items():
-            command = [str(launcher), "-n", str(count), sys.executable, __file__, "--rank", f"{samples},{steps}"]
+        for name, found in times.items():
+            command = [launcher, "-n", "2" if name == "two" else "1"]
+            command += [sys.executable, __file__, "--rank", f"{samples},{steps}"]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-            found.append(float(done.stdout))
-    one, two = (statistics.median(found) for found in times.values())
+            jobs = [
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+                for _ in range(1 + (name == "apart"))
+            ]
+            answers = [job.communicate() for job in jobs]
+            assert not any(job.returncode for job in jobs), answers
+            found.append(statistics.mean(float(seconds) for seconds, _ in answers))
+    one, two, apart = (statistics.median(found) for found in times.values())
     print(f"two ranks of one thread against one: {PROBES} probes, {steps} steps, {TOP} eigenpairs, stored")
     print(f"  {one:.1f} s and {two:.1f} s: {one / two:.2f} times as fast, an efficiency of {one / two / 2:.2f}")
+    print(f"  two jobs at once, that share nothing: {apart:.1f} s each, so that {one / apart:.2f} is all there is")
 
 
 def as_a_rank(samples: int, steps: int) -> None:
@@ -213,6 +223,7 @@ def main() -> None:
     parser.add_argument("--peers", help="the folder with the others")
     parser.add_argument("--rounds", type=int, default=1, help="of whole runs [1]")
     parser.add_argument("--products", action="store_true", help="single products alone: some minutes")
+    parser.add_argument("--ranks", action="store_true", help="two ranks against one alone: a quarter of an hour")
     parser.add_argument("--quick", action="store_true", help="few images and few steps")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -223,7 +234,8 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Note)
         warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph", UserWarning)  # PyHessian's
-        one_process(samples, steps, given.peers, given.rounds, each, given.products)
+        if not given.ranks:
+            one_process(samples, steps, given.peers, given.rounds, each, given.products)
     if not given.products:
         ranks(samples, steps, given.rounds)
 

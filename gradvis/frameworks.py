@@ -92,6 +92,7 @@ def _backend(model: Any) -> ModuleType:
     """By the model's type; never imports a framework that the user has not imported.
 
     Raises:
+        ModuleNotFoundError: If a package of the backend is not installed.
         TypeError: If the model is of none that gradvis knows.
         ValueError: If it runs on a framework that it cannot be computed with: Keras has several.
     """
@@ -100,6 +101,8 @@ def _backend(model: Any) -> ModuleType:
         if framework in _BACKENDS and framework in sys.modules:
             try:
                 return import_module(_BACKENDS[framework])
+            except ModuleNotFoundError:
+                raise
             except ImportError as error:
                 raise ValueError(str(error)) from error
     came = f"the class {model.__name__} came; call it" if isinstance(model, type) else f"{type(model).__name__} came"

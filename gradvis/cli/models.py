@@ -30,6 +30,15 @@ def check_file(model: str) -> None:
         take_tensorflow()
 
 
+def result_of(model: str, kind: str) -> Path:
+    """Where the result of a model goes unless told: into this folder, named after its file.
+
+    >>> result_of("runs/net.weights.h5", "surface").name
+    'net.surface.zarr'
+    """
+    return Path(f"{Path(model).stem.removesuffix('.weights')}.{kind}.zarr")
+
+
 def of_program(model: str, options: Mapping[str, Any], key: str | None, trust: bool) -> Objective | None:
     """The objective of a network that a file holds itself; None if the file holds tensors, or names its objective.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gradvis.cli.models import result_of
 from gradvis.cli.options import Whole, computing, ending, finding, suffixes
 from gradvis.cli.report import Progress, checked, curved, estimate
 from gradvis.cli.start import last_of, start
@@ -96,7 +97,7 @@ def spectrum(
             click.echo(estimate(cost, scheduler, begun.threads, "products"), err=not dry_run)
     if dry_run:
         return
-    path = Path(f"{Path(model).stem}.spectrum.zarr" if out is None else out)
+    path = result_of(model, "spectrum") if out is None else Path(out)
     about = {"name": Path(model).name, "command": command_line(sys.argv), "source": Path(begun.source).name}
     with Progress(talks, "products") as progress:
         result = hessian_spectrum(

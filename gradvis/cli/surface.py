@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gradvis.cli.models import result_of
 from gradvis.cli.options import (
     Whole,
     chosen,
@@ -97,7 +98,7 @@ def surface(
             click.echo(estimate(cost, scheduler, begun.threads), err=not dry_run)
     if dry_run:
         return
-    path = Path(f"{Path(model).stem}.surface.zarr" if out is None else out)
+    path = result_of(model, "surface") if out is None else Path(out)
     with Progress(talks) as progress:
         result = loss_surface(
             objective, where, **axes, out=path, fresh=fresh, scheduler=scheduler, progress=progress,
