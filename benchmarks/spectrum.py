@@ -10,7 +10,8 @@ The others go to a folder of their own, without their dependencies, which would 
         backpack-for-pytorch einops einconv linear_operator jaxtyping wadler-lindig
     python benchmarks/spectrum.py --peers PEERS
 
-Whole runs take minutes each. `--quick` shows that everything works, and `--rounds 3` takes medians of whole runs too.
+Whole runs take minutes each. `--only products` measures one part alone, `--quick` shows that everything works, and
+`--rounds 3` takes medians of whole runs too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from gradvis import machine
 from gradvis.notes import Note
 from gradvis.schedule import default_scheduler
 
+PARTS = ("products", "densities", "eigenvalues", "ranks")
 TOP, PROBES, TOL = 10, 10, 1e-4
 NEAR = 0.01  # of the largest eigenvalue: what counts as near zero
 
@@ -145,7 +147,7 @@ def whole(
         print(f"  {name:20s} {seconds:8.1f} s {passes:9.0f} forward passes   {said(answers[name])}", flush=True)
 
 
-def one_process(samples: int, steps: int, folder: str | None, rounds: int, each: int, products_alone: bool) -> None:
+def one_process(samples: int, steps: int, folder: str | None, rounds: int, each: int, parts: Sequence[str]) -> None:
     threads = machine.threads()
     torch.set_num_threads(threads)
     print(f"one process, {threads} threads, {samples} images, load {os.getloadavg()[0]:.1f} at the start")
@@ -153,29 +155,35 @@ def one_process(samples: int, steps: int, folder: str | None, rounds: int, each:
     objective = gradvis.objective(model, data, "cross_entropy", threads=threads)
     print(f"  gradvis: {objective.how}")
     others = peers(folder, model, data)
-    each_product(products(model, data, objective, others), each)
-    if products_alone:
+    if "products" in parts:
+        each_product(products(model, data, objective, others), each)
+    if {"densities", "eigenvalues"}.isdisjoint(parts):
         return
 
+    truth, ends = extremes(model, data, objective)
+    forward = bare(model, data)
+    if "densities" in parts:
+        print(f"a density of {PROBES} probes, {steps} steps each (others: one probe, times {PROBES})")
+        whole(
+            densities(objective, others, steps, NEAR * ends[1], ends), forward, PROBES, rounds,
+            lambda share: f"share within {NEAR:.0%} of the largest eigenvalue: {share:.4f}",
+        )  # fmt: skip
+    if "eigenvalues" in parts:
+        print(f"the {TOP} largest eigenvalues, in float64 {np.round(truth, 4).tolist()}; the smallest is {ends[0]:.4f}")
+        whole(
+            eigenvalues(objective, others), forward, 1, rounds,
+            lambda found: f"largest relative error: {np.abs(found / truth[: len(found)] - 1).max():.1e}",
+        )  # fmt: skip
+
+
+def extremes(model: nn.Module, data: Data, objective: gradvis.Objective) -> tuple[Any, tuple[float, float]]:
+    """The largest eigenvalues in float64, and both ends of the spectrum, where the others begin their axis."""
     precise = gradvis.objective(model, data, "cross_entropy", dtype="float64")
     truth = gradvis.hessian_eigenpairs(precise, TOP, tol=1e-6)
-    lowest = gradvis.hessian_eigenpairs(objective, 1, "smallest", tol=1e-2)  # where the others begin their axis
+    lowest = gradvis.hessian_eigenpairs(objective, 1, "smallest", tol=1e-2)
     assert truth.converged.all()
     assert lowest.converged.all()
-    ends = float(lowest.values[0]), float(truth.values[0])
-    near, forward = NEAR * ends[1], bare(model, data)
-    print(f"a density of {PROBES} probes, {steps} steps each (others: one probe, times {PROBES})")
-    whole(
-        densities(objective, others, steps, near, ends), forward, PROBES, rounds,
-        lambda share: f"share within {NEAR:.0%} of the largest eigenvalue: {share:.4f}",
-    )  # fmt: skip
-    print(
-        f"the {TOP} largest eigenvalues, in float64 {np.round(truth.values, 4).tolist()}; the smallest is {ends[0]:.4f}"
-    )
-    whole(
-        eigenvalues(objective, others), forward, 1, rounds,
-        lambda found: f"largest relative error: {np.abs(found / truth.values[: len(found)] - 1).max():.1e}",
-    )  # fmt: skip
+    return truth.values, (float(lowest.values[0]), float(truth.values[0]))
 
 
 def ranks(samples: int, steps: int, rounds: int) -> None:
@@ -222,8 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--peers", help="the folder with the others")
     parser.add_argument("--rounds", type=int, default=1, help="of whole runs [1]")
-    parser.add_argument("--products", action="store_true", help="single products alone: some minutes")
-    parser.add_argument("--ranks", action="store_true", help="two ranks against one alone: a quarter of an hour")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
     parser.add_argument("--quick", action="store_true", help="few images and few steps")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -234,9 +241,10 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Note)
         warnings.filterwarnings("ignore", r"Using backward\(\) with create_graph", UserWarning)  # PyHessian's
-        if not given.ranks:
-            one_process(samples, steps, given.peers, given.rounds, each, given.products)
-    if not given.products:
+        parts = (given.only,) if given.only else PARTS
+        if parts != ("ranks",):
+            one_process(samples, steps, given.peers, given.rounds, each, parts)
+    if "ranks" in parts:
         ranks(samples, steps, given.rounds)
 
 
