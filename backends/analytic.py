@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradvis.arrays import Matrix, Values, Vector
+from gradvis.backends.given import check_shard
 from gradvis.objective import Objective
 from gradvis.plane import Plane
 from gradvis.space import Block, ParameterSpace
@@ -94,13 +95,8 @@ class Analytic(Objective):
         return self._share * np.array(rows).reshape(-1, self.space.d)
 
     def shard(self: Self, index: int, count: int) -> Self:
-        """There is one sample; each shard is its count-th part.
-
-        Raises:
-            ValueError: If there is no such shard.
-        """
-        if not 0 <= index < count:
-            raise ValueError(f"a shard is numbered 0 to {count - 1}, but {index} came")
+        """There is one sample; each shard is its count-th part."""
+        check_shard(index, count)
         other = copy.copy(self)
         other._share = self._share / count
         return other

@@ -22,6 +22,7 @@ from gradvis.notes import note
 Array = np.ndarray[Any, Any]
 Reader = Callable[[Path], tuple[tuple[Any, Any], bool]]
 NAMES = ("inputs", "targets")
+DTYPES = ("float32", "float64", "bfloat16")
 _LOCAL_HEADER = 30  # bytes of a zip member's own header before its name (APPNOTE.TXT 6.3.10, section 4.3.7)
 _SAFE = {
     "F64": "f8", "F32": "f4", "F16": "f2", "BF16": "bfloat16", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1",
@@ -65,6 +66,16 @@ def each(function: Callable[[Any], Any], value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------- batches
 
 
+def check_dtype(dtype: str | None) -> None:
+    """See that it is one in which the forward pass can be computed, if any is asked for.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but {dtype!r} came")
+
+
 def choose(total: int, samples: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The numbers of so many samples, ascending, drawn without replacement.
 
@@ -77,6 +88,16 @@ def choose(total: int, samples: int, seed: int) -> np.ndarray[Any, np.dtype[np.i
     if not 1 <= operator.index(samples) <= total:
         raise ValueError(f"samples must be from 1 to {total}, as many as the data has, but {samples} came")
     return np.sort(np.random.default_rng(seed).choice(total, samples, replace=False))
+
+
+def check_shard(index: int, count: int) -> None:
+    """See that there is such a part of the data.
+
+    Raises:
+        ValueError: If there is not.
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"a shard is numbered 0 to {count - 1}, but {index} came")
 
 
 def refuse_endless(data: Any) -> None:
@@ -93,6 +114,16 @@ def refuse_endless(data: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- files
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first three, as a user would type them.
+
+    >>> listed(["", "fc.", "conv", "norm"])
+    'the top, fc, conv, ...'
+    """
+    shown = [name.strip(".") or "the top" for name in names]
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
 
 
 def first_line(error: BaseException) -> str:

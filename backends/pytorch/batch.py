@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradvis.backends.given import each as each
-from gradvis.backends.given import leaves as leaves
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A pair of arrays of one length, however nested, that is read piece by piece.
-
-    Attributes:
-        arrays: (inputs, targets).
-        size: Samples a batch.
-        chosen: Which samples, ascending; all where not given.
-        mapped: Whether the arrays are a file mapped into memory, which all ranks of a machine share.
-    """
-
-    arrays: tuple[Any, Any]
-    size: int
-    chosen: np.ndarray[Any, np.dtype[np.int64]] | None = None
-    mapped: bool = False
-
-    @property
-    def length(self) -> int:
-        """How many samples there are."""
-        return sample_count(self.arrays) if self.chosen is None else len(self.chosen)
-
-    @property
-    def nbytes(self) -> int:
-        """What all the samples take where they lie."""
-        return self.length * sum(leaf[:1].nbytes for _, leaf in leaves(self.arrays))
-
-    def between(self, start: int, stop: int) -> Any:
-        """The samples from one number to another, as a pair."""
-        rows = slice(start, stop) if self.chosen is None else self.chosen[start:stop]
-        return each(lambda array: array[rows], self.arrays)
-
-    def __iter__(self) -> Iterator[Any]:
-        for start in range(0, self.length, self.size):
-            yield self.between(start, start + self.size)
+from gradvis.backends.given import each, leaves
+from gradvis.backends.room import even
+from gradvis.backends.rows import Digest, Rows, words_of
 
 
 def is_array(value: Any) -> bool:
@@ -70,8 +32,6 @@ def divisible(batch: Any) -> bool:
     >>> divisible((torch.ones(3, 5), torch.ones(15)))
     False
     """
-    if isinstance(batch, Rows):
-        return True
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         return False
     lengths = {len(leaf) if is_array(leaf) and len(leaf.shape) else None for _, leaf in leaves(batch)}
@@ -80,18 +40,16 @@ def divisible(batch: Any) -> bool:
 
 def sample_count(batch: Any) -> int:
     """How many samples a batch has: the length of its first array; 1 where there is none."""
-    if isinstance(batch, Rows):
-        return batch.length
     return next((len(leaf) for _, leaf in leaves(batch) if is_array(leaf) and len(leaf.shape)), 1)
 
 
 def cut(batch: Any, micro: int | None) -> Iterator[Any]:
     """In pieces of nearly the same length, at most `micro`; whole where it is not `divisible`."""
-    if micro is None and isinstance(batch, Rows):
-        yield from batch
+    if isinstance(batch, Rows):
+        yield from batch.cut(None if micro is None else even(batch.length, micro))
         return
     count = sample_count(batch)
-    if micro is None or not divisible(batch) or (count <= micro and not isinstance(batch, Rows)):
+    if micro is None or count <= micro or not divisible(batch):
         yield batch
         return
     size = even(count, micro)
@@ -106,16 +64,7 @@ def cut_all(batches: Iterable[Any], micro: int | None) -> Iterator[Any]:
 
 def piece(batch: Any, start: int, stop: int) -> Any:
     """The samples of a divisible batch from one number to another."""
-    return batch.between(start, stop) if isinstance(batch, Rows) else each(lambda leaf: leaf[start:stop], batch)
-
-
-def even(samples: int, micro: int) -> int:
-    """The piece length, at most `micro`, that leaves the shortest rest.
-
-    >>> even(1003, 128)
-    126
-    """
-    return ceil(samples / ceil(samples / micro))
+    return each(lambda leaf: leaf[start:stop], batch)
 
 
 def joined(batches: list[Any]) -> list[Any]:
@@ -148,6 +97,29 @@ def transfer(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
         ValueError: If something in it holds no real numbers.
     """
     return each(lambda leaf: _moved(leaf, device, dtype) if is_array(leaf) else leaf, value)
+
+
+def placed(batch: Any, device: torch.device, dtype: torch.dtype, pairs: bool) -> Any:
+    """The batch on the device, in the dtype; classes as torch wants them.
+
+    Args:
+        batch: As it came.
+        device: Where it goes.
+        dtype: Of floating-point numbers.
+        pairs: Whether it must be (inputs, targets).
+
+    Raises:
+        ValueError: If it is another, or holds no real numbers.
+    """
+    moved = transfer(batch, device, dtype)
+    if not pairs:
+        return moved
+    if not isinstance(moved, (tuple, list)) or len(moved) != 2:
+        raise ValueError(
+            f"each batch must be (inputs, targets), but a {type(batch).__name__} came; "
+            "for other batches pass batch_loss=f(model, batch)"
+        )
+    return moved[0], labels(moved[1])
 
 
 def _moved(leaf: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -190,37 +162,19 @@ def bytes_of(batch: Any) -> int:
     return sum(leaf.nbytes for _, leaf in leaves(batch) if isinstance(leaf, Tensor))
 
 
-def describe(value: Any) -> str:
-    """Kind and shape of what a batch holds, in words for a message.
-
-    >>> describe({"ids": torch.ones(2, 3), "names": "ab"})
-    '{ids: float32 (2, 3), names: str}'
-    """
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {describe(item)}' for key, item in value.items())}}}"
-    if isinstance(value, (list, tuple)):
-        return f"({', '.join(map(describe, value))})"
-    if not is_array(value):
-        return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-
-
 def digest(batches: Iterable[Any]) -> str:
     """Of every number in them, in order, however they are batched."""
-    running: dict[str, Any] = {}
+    found = Digest(_content)
     for batch in batches:
-        for path, leaf in leaves(batch):
-            kind = f"{path} {leaf.dtype} {tuple(leaf.shape[1:])}" if isinstance(leaf, Tensor) else path
-            running.setdefault(kind, hashlib.blake2b(digest_size=16)).update(_content(leaf))
-    found = [(kind, part.hexdigest()) for kind, part in running.items()]
-    return hashlib.blake2b(repr(found).encode(), digest_size=16).hexdigest()
+        found.add(batch)
+    return found.told()
 
 
-def _content(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    told = f"{leaf!r}".replace(hex(id(leaf)), "")  # objects without words of their own say where they lie in memory
-    return told.encode()
+def _content(leaf: Any) -> tuple[str, Any]:
+    if not isinstance(leaf, Tensor):
+        return "", words_of(leaf)
+    numbers = leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return f" {leaf.dtype} {tuple(leaf.shape[1:])}", numbers
 
 
 def alike(one: Any, other: Any) -> bool:

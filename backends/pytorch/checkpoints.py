@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from gradvis.backends.formats import check_named
-from gradvis.backends.pytorch.matching import Tensors, all_names, bare, check_finite, first, listed, matched
+from gradvis.backends.given import listed
+from gradvis.backends.pytorch.matching import Tensors, all_names, bare, check_finite, first, matched
 from gradvis.backends.pytorch.reading import foreign, load, plain_file, read
-from gradvis.notes import note
+from gradvis.backends.recorded import tell_left_out
 from gradvis.recording import Recorded
 
 _MARK = "gradvis"
@@ -167,9 +168,7 @@ def _wanted(model: nn.Module, own: Tensors, checkpoint: Any) -> Tensors:
         return wanted
     ends = [f".{name}" for name in left_out]
     missing = {n for n in wanted if any(end.endswith(f".{bare(other)}") for other in names[n] for end in ends)}
-    if missing:
-        called = checkpoint.recording.path.name
-        note(f"{called} has not {listed(sorted(missing))} ({len(missing)} in all): these stay as the model has them")
+    tell_left_out(checkpoint.recording, missing)
     return {name: value for name, value in wanted.items() if name not in missing}
 
 

@@ -1,30 +1,20 @@
-"""How the forward pass is run: how many samples at once, in which layout, compiled or not.
+"""How the forward pass is run: where, in which layout, compiled or not; how much goes at once is in `backends.room`.
 
-None of it is chosen by the clock: results differ in their last bits with these choices, so a fixed
-rule of layer kinds and activation bytes makes them, and the result records what was used.
+A fixed rule of layer kinds chooses the layout, not the clock: results differ in their last bits with it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradvis.backends import room
 from gradvis.machine import memory
 from gradvis.notes import note
-
-# Ours, tuned with benchmarks/surface.py. On a CPU the activations of all layers together may take this
-# much: each layer's then stays near the caches, and calls stay few. An accelerator only has to be filled.
-_CACHE_BYTES = 64 << 20
-_ACCELERATOR_BYTES = 1 << 30
-_FEWEST, _MOST = 16, 1 << 16
-POINTS, _VMAP_WORK = 32, 1 << 20
-
-W = TypeVar("W")
 
 
 def find_device(name: str | torch.device, local_rank: int) -> torch.device:
@@ -63,30 +53,6 @@ def free_memory(device: torch.device, ranks: int) -> int:
     return int(torch.cuda.mem_get_info(device)[0]) // sharing
 
 
-def micro_batch(sample_bytes: int, device: torch.device) -> int:
-    """How many samples go through the network at once: a power of two.
-
-    Args:
-        sample_bytes: Activations of one sample, summed over the layers.
-        device: Where.
-
-    >>> micro_batch(85_000, torch.device("cpu"))
-    512
-    """
-    room = _CACHE_BYTES if device.type == "cpu" else _ACCELERATOR_BYTES
-    fit = max(room // max(sample_bytes, 1), 1)
-    return min(max(1 << (fit.bit_length() - 1), _FEWEST), _MOST)
-
-
-def pays_together(weights: int, samples: int | None) -> bool:
-    """Whether several points of a plane should go through a dense net at once, by vmap.
-
-    They should where single operations are so small that starting them is most of the work: few weights on
-    few samples. The bound is ours: up to it the time fell below 0.7 of the plain loop.
-    """
-    return samples is not None and weights * samples <= _VMAP_WORK
-
-
 def is_dense(model: nn.Module) -> bool:
     """Whether vmap runs all its layers fast: dense ones, and what goes element by element."""
     return all(map(_is_dense, model.modules()))
@@ -104,44 +70,9 @@ def _is_dense(layer: nn.Module) -> bool:
 def with_room(
     compute: Callable[[], Tensor], device: torch.device, size: Callable[[], int | None], halve: Callable[[int], None]
 ) -> Tensor:
-    """What it computes; when the device runs out of memory, again with half as many samples at once.
-
-    Args:
-        compute: May be called several times.
-        device: That runs out.
-        size: How many samples go through at once; None where batches cannot be cut.
-        halve: Takes half of it, for good.
-
-    Raises:
-        RuntimeError: If not even one sample fits.
-    """
-    while True:
-        try:
-            return compute()
-        except torch.OutOfMemoryError as error:
-            samples = size()
-            if samples is None or samples == 1:
-                came = "batches that cannot be cut; pass smaller ones" if samples is None else "one sample at a time"
-                raise RuntimeError(f"{device} has not the memory for {came}") from error
-        halve(samples // 2)  # out of the handler, which holds the tensors of the failed call
-        note(f"{device} ran out of memory: going on with {samples // 2} samples at once in place of {samples}")
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def fastest(ways: Sequence[W], run: Callable[[W], Any], times: int = 3) -> W:
-    """Of several ways of running, by the best of some times after a first one that warms up."""
-
-    def seconds(way: W) -> float:
-        run(way)
-        found = []
-        for _ in range(times):
-            start = time.perf_counter()
-            run(way)  # what it returns is on the CPU: nothing is left to wait for
-            found.append(time.perf_counter() - start)
-        return min(found)
-
-    return min(ways, key=seconds)
+    """What it computes, with fewer samples at once when the device runs out of memory: see `backends.room`."""
+    empty = torch.cuda.empty_cache if device.type == "cuda" else None
+    return room.with_room(compute, str(device), size, halve, torch.OutOfMemoryError, empty)
 
 
 @contextmanager
@@ -193,12 +124,12 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
 class Compiled:
     """A compiled forward pass that always sees one shape: a short batch is filled up and its surplus dropped."""
 
-    def __init__(self, model: nn.Module, size: int) -> None:
-        self.run, self.size = torch.compile(model, dynamic=False), size
+    def __init__(self, model: nn.Module) -> None:
+        self.run = torch.compile(model, dynamic=False)
 
-    def __call__(self, inputs: Tensor) -> Any:
-        """The outputs of the samples that came."""
-        missing = self.size - len(inputs)
+    def __call__(self, inputs: Tensor, size: int) -> Any:
+        """The outputs of the samples that came, of batches of so many."""
+        missing = size - len(inputs)
         if missing <= 0:
             return self.run(inputs)
         filled = _laid_out_like(torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])]), inputs)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradvis.backends.pytorch.batch import describe
 from gradvis.backends.pytorch.compute import call
 from gradvis.backends.pytorch.data import sample_count, transfer, versions
 from gradvis.backends.pytorch.guard import seed_forward
@@ -23,6 +22,7 @@ from gradvis.backends.pytorch.losses import (
     moments,
     term,
 )
+from gradvis.backends.rows import describe
 
 
 class Criterion:

@@ -5,39 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice, pairwise
-from operator import itemgetter
+from operator import getitem
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from gradvis.backends.given import choose
+from gradvis.backends.given import leaves
 from gradvis.backends.pytorch import sources
 from gradvis.backends.pytorch.batch import (
-    Rows,
     alike,
     bytes_of,
     cut,
     cut_all,
-    describe,
     digest,
     divisible,
-    each,
-    even,
     is_pair,
     joined,
     labels,
-    leaves,
     piece,
     sample_count,
     transfer,
     versions,
 )
+from gradvis.backends.reading import about, check_again, check_onward, check_same, check_some, drawn, length, once
+from gradvis.backends.room import CHUNK_BYTES, DEFAULT_BATCH
+from gradvis.backends.rows import Rows, describe
 
-__all__ = ["Batches", "cut", "divisible", "even", "is_pair", "labels", "load", "sample_count", "transfer", "versions"]
+__all__ = ["Batches", "cut", "divisible", "is_pair", "labels", "load", "sample_count", "transfer", "versions"]
 
-DEFAULT_BATCH = 128
-_ROOM = 64 << 20  # ours: the work on so much data at one point outweighs the forming of the point
+_LENGTH = "give it, or the stream in it, a __len__, or pass a list of batches"
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,7 @@ class Batches:
 
     def about(self) -> dict[str, Any]:
         """How many samples there are, and of which they are a subset; plain JSON values."""
-        drawn = {} if self.subset is None else {"subset": dict(zip(("of", "seed"), self.subset, strict=True))}
-        return {"samples": self.samples(), **drawn}
+        return about(self.samples(), self.subset)
 
     def nbytes(self) -> int:
         """Bytes that stay on the device; or that are there at once, where the data is loaded again and again."""
@@ -175,9 +170,9 @@ def load(
         TypeError: If it is nothing of a known form.
     """
     found = sources.source(data, batch_size or DEFAULT_BATCH)
-    drawn = None if samples is None else sources.subset(found, samples, seed)
-    if drawn is not None:
-        found, samples = drawn[0], None
+    chosen = None if samples is None else sources.subset(found, samples, seed)
+    if chosen is not None:
+        found, samples = chosen[0], None
     kept = _keep(found, place, budget, join)
     if kept is None and samples is not None:
         raise ValueError(
@@ -185,26 +180,22 @@ def load(
             f"memory, but more than the {budget} bytes that may be kept came; pass a Dataset with __len__"
         )
     if kept is not None and samples is not None:
-        kept, total = _chosen(kept, samples, seed)
-        drawn = found, total
-    subset = None if drawn is None else (drawn[1], seed)
+        chosen = found, sum(map(sample_count, kept))
+        kept = drawn(kept, samples, seed, sample_count, divisible, getitem)
+    subset = None if chosen is None else (chosen[1], seed)
     if kept is None:
-        return Batches(found, place, None, subset=subset, room=min(budget, _ROOM))
+        return Batches(found, place, None, subset=subset, room=min(budget, CHUNK_BYTES))
     whole = joined(kept) if join else kept
     were = tuple(map(sample_count, kept)) if len(whole) < len(kept) else ()
     return Batches((), place, tuple(whole), were=were, subset=subset)
 
 
 def _keep(found: Iterable[Any], place: Callable[[Any], Any], budget: int, pairs: bool) -> list[Any] | None:
-    """The placed batches; None if they take more than the budget.
-
-    Raises:
-        ValueError: If they are none, or cannot be read again though they must.
-    """
-    again = not sources.once(found) and not isinstance(found, (list, tuple))
+    """The placed batches; None if they take more than the budget."""
+    again = not once(found) and not isinstance(found, (list, tuple))
     first = next((place(batch) for batch in found), None) if again else None
     if isinstance(found, Rows) and found.mapped and _on_cpu(first):
-        budget = min(budget, _ROOM)  # what is larger stays in the file, where the ranks of a machine share it
+        budget = min(budget, CHUNK_BYTES)  # what is larger stays in the file, where the ranks of a machine share it
         if found.nbytes > budget:
             return None
     kept: list[Any] = []
@@ -214,16 +205,12 @@ def _keep(found: Iterable[Any], place: Callable[[Any], Any], budget: int, pairs:
         size += bytes_of(kept[-1])
         if len(kept) == 1:
             _see_first(found, first, kept[0], pairs)
-        elif sources.length(found) is None and alike(kept[0], kept[-1]):
-            raise ValueError(
-                "data that ends was wanted, but this gives its first batch again and seems to go round for ever; "
-                "pass a list of batches, or give it a __len__"
-            )
+        else:
+            check_onward(length(found) is None and alike(kept[0], kept[-1]))
         if size > budget:
-            _see_that_it_ends(found, budget)
+            check_again(found, budget, "a DataLoader, a Dataset", _LENGTH)
             return None
-    if not sum(map(sample_count, kept)):
-        raise ValueError("data with at least one batch was wanted, but the data given has none")
+    check_some(sum(map(sample_count, kept)))
     return kept
 
 
@@ -235,49 +222,8 @@ def _see_first(found: Iterable[Any], before: Any, now: Any, pairs: bool) -> None
     """See that the first batch is the same when it is read again, and holds numbers.
 
     Raises:
-        ValueError: If it is not, or does not.
+        ValueError: If it holds none.
     """
     if pairs and not all(any(isinstance(leaf, Tensor) for _, leaf in leaves(part)) for part in now):
         raise ValueError(f"tensors or arrays were wanted as inputs and targets, but {describe(now)} came")
-    if before is not None and digest([before]) != digest([now]):
-        raise ValueError(
-            "data that is the same each time was wanted, but its first batch came out different when it was read "
-            "again; switch random transforms and shuffling off, or pass a list of batches"
-        )
-
-
-def _see_that_it_ends(found: Iterable[Any], budget: int) -> None:
-    """See that data too large to keep can be read again and again.
-
-    Raises:
-        ValueError: If it cannot.
-    """
-    if sources.once(found):
-        raise ValueError(
-            f"an iterator can be read only once, and this one gave more than the {budget} bytes that may be "
-            "kept; pass a DataLoader, a Dataset or a list of batches, which can be read again"
-        )
-    if sources.length(found) is None:
-        raise ValueError(
-            f"data larger than the {budget} bytes that may be kept must say how long it is, but {type(found).__name__} "
-            "does not; give it, or the stream in it, a __len__, or pass a list of batches"
-        )
-
-
-def _chosen(batches: list[Any], samples: int, seed: int) -> tuple[list[Any], int]:
-    """Some samples of batches that are pairs, and how many there were.
-
-    Raises:
-        ValueError: If their samples cannot be told apart.
-    """
-    if not all(map(divisible, batches)):
-        raise ValueError(
-            "samples=N wants batches that are (inputs, targets) of one length, but "
-            f"{next(describe(batch) for batch in batches if not divisible(batch))} came; choose them in the data"
-        )
-    ends = list(accumulate(map(sample_count, batches), initial=0))
-    numbers = choose(ends[-1], samples, seed)
-    where = np.searchsorted(numbers, ends)
-    parts = [numbers[slice(*span)] - low for span, low in zip(pairwise(where), ends, strict=False)]
-    chosen = [(batch, part) for batch, part in zip(batches, parts, strict=True) if len(part)]
-    return [each(itemgetter(part), batch) for batch, part in chosen], ends[-1]
+    check_same(before is None or digest([before]) == digest([now]))

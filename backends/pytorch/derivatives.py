@@ -13,15 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from gradvis.arrays import Matrix, Vector
-from gradvis.backends.pytorch.compute import Compiled, fastest, images_first, with_room
+from gradvis.backends.operators import check, check_vectors, mean
+from gradvis.backends.policies import check_derivable
+from gradvis.backends.pytorch.compute import images_first, with_room
 from gradvis.backends.pytorch.criterion import Criterion
-from gradvis.backends.pytorch.data import Batches, even, sample_count
+from gradvis.backends.pytorch.data import Batches, sample_count
 from gradvis.backends.pytorch.first import FirstLook
 from gradvis.backends.pytorch.norms import of_each_batch
-from gradvis.backends.pytorch.operators import OPERATORS, Chosen, check, mean, seen
+from gradvis.backends.pytorch.operators import PRODUCTS, Chosen, seen
 from gradvis.backends.pytorch.products import differentiable, slope, summed
 from gradvis.backends.pytorch.state import Run, State
-from gradvis.backends.pytorch.ways import DOUBLE, TOGETHER, Piece, Product, pieces, samples_at_once
+from gradvis.backends.pytorch.ways import DOUBLE, Piece, Product, pieces, samples_at_once
+from gradvis.backends.room import TOGETHER, even, fastest, sizes_near
 from gradvis.objective import Objective
 
 
@@ -37,8 +40,7 @@ class Derivatives(Objective):
     _norms: list[Any]
     _room: int  # bytes that a pass may take
     _chosen: Chosen
-    _counts: tuple[float, float] | None  # samples and units of the whole, in a shard of it
-    _compiled: Compiled | None
+    _counts: tuple[float, float] | None = None  # samples and units of the whole, in a shard of it
 
     def _inside(self, flat: Tensor, run: Run[Tensor]) -> Tensor:
         return self._state.inside(flat, run, self._threads)
@@ -50,7 +52,7 @@ class Derivatives(Objective):
         """What it computes; where the device runs out of memory, fewer samples go through at once from then on."""
 
         def halve(micro: int) -> None:
-            self._compiled, self._data = None, replace(self._data, micro=micro)
+            self._data = replace(self._data, micro=micro)
 
         return with_room(compute, self._state.device, size or (lambda: self._data.micro), halve)
 
@@ -74,16 +76,11 @@ class Derivatives(Objective):
         return samples, units
 
     def _mean(self, theta: Vector, vectors: Matrix | None, operator: str = "hessian") -> Matrix:
-        """Of products with the loss of each micro-batch, (r, d); of its gradient, (1, d), without vectors.
-
-        Raises:
-            ValueError: If batch norm is recalibrated: that has no derivative.
-        """
-        if self._policy == "recalibrate":
-            raise ValueError(
-                "batch_norm='recalibrate' is for surfaces only and has no derivatives; take 'eval' or 'batch' for them"
-            )
+        """Of products with the loss of each micro-batch, (r, d); of its gradient, (1, d), without vectors."""
+        check_derivable(self._policy)
         self.space.check(theta)
+        if vectors is not None and not len(vectors):
+            return np.zeros(np.shape(vectors), str(self._state.dtype).removeprefix("torch."))
         along = None if vectors is None else self._state.flat(np.asarray(vectors))
         rows = 1 if along is None else len(along)
 
@@ -118,7 +115,7 @@ class Derivatives(Objective):
                 return self._pieces(model, [] if batch is None else [(index, batch)])
 
             self._chosen = seen(self._chosen, operator, again, flat)
-        return OPERATORS[operator][self._chosen.way](along)
+        return PRODUCTS[operator][self._chosen.way](along)
 
     def _product_micro(self, vectors: int) -> int | None:
         """How many samples go with so many vectors; never more than without."""
@@ -133,12 +130,9 @@ class Derivatives(Objective):
         return self._mean(theta, None)[0]
 
     def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
-        """See `Objective.hvp`.
-
-        Raises:
-            ValueError: If the operator is another, or the loss has it not.
-        """
+        """See `Objective.hvp`."""
         check(operator, self._criterion.sees_outputs, "loss_stderr" in self.metrics)
+        check_vectors(vectors, self.space.d)
         return self._mean(theta, vectors, operator)
 
     def tune_products(self, theta: Vector, r: int) -> Mapping[str, Any]:
@@ -146,10 +140,8 @@ class Derivatives(Objective):
         along = np.random.default_rng(0).normal(size=(r, self.space.d))
         self.hvp(theta, along[:1])
         micro = self._product_micro(TOGETHER)
-        micros = {None} if micro is None else {max(1, micro * factor // 4) for factor in (1, 2, 4, 8, 16)}
+        micros = [None] if micro is None else sizes_near(micro)
         routes = {self._chosen.way, DOUBLE}
-        ways = [
-            {"product": way, "product_micro_batch": each} for way in sorted(routes) for each in sorted(micros, key=str)
-        ]
+        ways = [{"product": way, "product_micro_batch": each} for way in sorted(routes) for each in micros]
         best = fastest(ways, lambda way: self.again(way).hvp(theta, along))
         return self.again(best).how

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradvis.backends.columns import columns
 from gradvis.backends.pytorch.compute import activation_bytes, images_last, is_dense
 from gradvis.backends.pytorch.criterion import Criterion
 from gradvis.backends.pytorch.data import sample_count
@@ -54,13 +55,8 @@ def first_look(state: State, criterion: Criterion, batch: Any, threads: int | No
     probe = partial(_probe, state, criterion, threads)
     with activation_bytes(sample_count(batch)) as cost:
         sums = probe(batch)
-    metrics = tuple(
-        column
-        for name, samples in zip(criterion.names, sums[:, 0, 0].tolist(), strict=True)
-        for column in ((name, f"{name}_stderr") if samples else (name,))
-    )
     return FirstLook(
-        metrics=metrics,
+        metrics=columns(criterion.names, sums[:, 0, 0].tolist()),
         unit="sample" if sums[0, 0, 0] == sums[0, 0, 1] else "unit",
         sample_bytes=cost() or _UNKNOWN,
         images=free and convolves_images(state.model) and _takes_channels_last(probe, batch),

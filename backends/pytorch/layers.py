@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from gradvis.space import Axes, Block, Kind, ParameterSpace, Shape, is_scale, told
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_REAL = "keep real and imaginary parts in parameters of their own, and what is no parameter in buffers"
 _ROWS = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, _ConvNd)
 
 
@@ -66,7 +67,8 @@ def parameter_space(
         came = "all of its parameters are frozen; pass include_frozen=True" if parameters else "it has no parameters"
         raise ValueError(f"a model with trainable parameters was wanted, but {came}")
     if odd := [name for name in moved if not parameters[name].is_floating_point()]:
-        raise ValueError(f"real floating-point parameters were wanted, but {odd[0]} is {parameters[odd[0]].dtype}")
+        kind = str(parameters[odd[0]].dtype).removeprefix("torch.")
+        raise ValueError(f"real floating-point parameters were wanted, but {odd[0]} is {kind}; {_REAL}")
     return ParameterSpace(told([_block(model, name) for name in moved], filters or {}))
 
 

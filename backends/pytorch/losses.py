@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradvis.backends.pytorch.batch import describe, each
+from gradvis.backends.given import each
+from gradvis.backends.rows import describe
 
 IGNORED = -100  # torch's own mark of a target that does not count
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradvis.backends.given import listed
 from gradvis.notes import note
 from gradvis.objective import NotFiniteError
 
@@ -161,12 +162,6 @@ def bare(name: str) -> str:
     'fc.weight'
     """
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first three, as a user would type them."""
-    shown = [name.strip(".") or "the top" for name in names]
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -14,34 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradvis.backends.policies import too_few
+
 Seen = dict[nn.Module, int]  # by layer, how many samples its statistics come from
-
-POLICIES = ("eval", "batch", "recalibrate")
-# Points made from several checkpoints have no statistics of their own.
-SEVERAL = frozenset({"between", "pca"})
-
-
-def chosen_policy(policy: str | None, layers: Sequence[Any], mixes: bool) -> str | None:
-    """The policy of a model: the one asked for, else `eval`; None where it has no batch norm.
-
-    Args:
-        policy: The one that was asked for, if any.
-        layers: The batch norms that keep running statistics.
-        mixes: Whether there are others, which always take those of the batch.
-
-    Raises:
-        ValueError: If there is no such policy, or no statistics for it.
-    """
-    if policy is not None and policy not in POLICIES:
-        raise ValueError(f"batch_norm must be one of {', '.join(POLICIES)}, but {policy!r} came")
-    if layers:
-        return policy or "eval"
-    if mixes and policy in {"eval", "recalibrate"}:
-        raise ValueError(
-            f"batch_norm={policy!r} needs running statistics, but the batch norms of the model keep none "
-            "(track_running_stats=False): leave the option out, or take 'batch'"
-        )
-    return "batch" if mixes else None
 
 
 @contextmanager
@@ -103,10 +78,7 @@ def _told(policy: str) -> Iterator[None]:
     except ValueError as error:
         if "more than 1 " not in str(error):
             raise
-        raise ValueError(
-            f"at least two samples in every batch were wanted, as batch_norm={policy!r} takes their statistics, but a "
-            "batch of one came; take another batch_size, or leave the last sample out"
-        ) from error
+        raise ValueError(too_few(policy)) from error
 
 
 def statistics(layers: Sequence[nn.Module]) -> list[Tensor]:

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -18,37 +17,30 @@ import torch
 from torch import Tensor, nn
 
 from gradvis.arrays import Values, Vector
-from gradvis.backends.pytorch.batch import piece
-from gradvis.backends.pytorch.compute import (
-    POINTS,
-    Compiled,
-    fastest,
-    find_device,
-    free_memory,
-    images_last,
-    pays_together,
-)
-from gradvis.backends.pytorch.compute import (
-    micro_batch as fitting,
-)
+from gradvis.backends.columns import in_words, table
+from gradvis.backends.given import check_dtype, check_shard
+from gradvis.backends.policies import check_divisible, chosen_policy, on_plane
+from gradvis.backends.pytorch.batch import piece, placed
+from gradvis.backends.pytorch.compute import Compiled, find_device, free_memory, images_last
 from gradvis.backends.pytorch.criterion import Criterion
-from gradvis.backends.pytorch.data import divisible, is_pair, labels, load, sample_count, transfer
+from gradvis.backends.pytorch.data import divisible, is_pair, load, sample_count
 from gradvis.backends.pytorch.derivatives import Derivatives
 from gradvis.backends.pytorch.first import first_look, functional
 from gradvis.backends.pytorch.guard import generators_kept
 from gradvis.backends.pytorch.layers import batch_norms, mixes_batch, own_dtype, parameter_space
-from gradvis.backends.pytorch.norms import SEVERAL, chosen_policy, put
+from gradvis.backends.pytorch.norms import put
 from gradvis.backends.pytorch.operators import Chosen
 from gradvis.backends.pytorch.passes import Walk, one_by_one, recalibrated, together
 from gradvis.backends.pytorch.state import State
-from gradvis.backends.pytorch.ways import TOGETHER, first_way
-from gradvis.notes import note
-from gradvis.objective import Reader, summarise
+from gradvis.backends.pytorch.ways import first_way
+from gradvis.backends.room import DATA_SHARE, POINTS, TOGETHER, fastest, pays_together, sizes_near
+from gradvis.backends.room import micro_batch as fitting
+from gradvis.objective import Reader
 from gradvis.plane import Plane
 from gradvis.provenance import digest
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-_DATA_SHARE = 4  # a quarter of the free memory may hold data
+_WIDE = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}  # points, whatever the forward
+_ROWS, _COLUMNS = np.array([(0, 0), (0, 1), (0, 2), (2, 2), (1, 2), (1, 1)]).T  # where `summarise` finds its six sums
 
 
 class TorchObjective(Derivatives):
@@ -110,28 +102,26 @@ class TorchObjective(Derivatives):
         data_budget: int | None = None,
         local: tuple[int, int] = (0, 1),
     ) -> None:
-        if dtype is not None and dtype not in _DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, but {dtype!r} came")
+        check_dtype(dtype)
         self._model, self._threads, self._amp, self._unit = model, threads, dtype == "bfloat16", unit
         self.space, self._include_frozen = parameter_space(model, include_frozen, filters), include_frozen
         self._norms = [layer for layer in batch_norms(model) if layer.running_mean is not None]
         self._mixes = mixes_batch(model)
-        self._asked, self._policy = batch_norm, chosen_policy(batch_norm, self._norms, self._mixes)
+        self._asked, self._policy = batch_norm, chosen_policy(batch_norm, bool(self._norms), self._mixes)
         place = find_device(device, local[0]) if device is not None else next(model.parameters()).device
-        self._state = State(model, self.space, place, _DTYPES.get(dtype or "", own_dtype(model)))
+        self._state = State(model, self.space, place, _WIDE.get(dtype or "", own_dtype(model)))
         self._criterion = Criterion(
             loss, batch_loss, weight, metrics, dtype=self._state.dtype, amp=self._amp, device=place
         )
-        self._room = free_memory(place, local[1]) // _DATA_SHARE
+        self._room = free_memory(place, local[1]) // DATA_SHARE
         budget = self._room if data_budget is None else data_budget
         with generators_kept(), torch.inference_mode(False):
             join = self._criterion.sees_outputs and not self._batches_count
-            self._data = load(data, self._place, batch_size, budget, join, samples)
+            put = partial(placed, device=place, dtype=self._state.dtype, pairs=self._criterion.sees_outputs)
+            self._data = load(data, put, batch_size, budget, join, samples)
             self._settle(micro_batch, compile)
         self.streamed = self._data.kept is None
-        self._counts = None
         self._chosen = Chosen(first_way(model))
-        self._compiled = None
         self._placed: tuple[Plane, Tensor, list[Tensor]] | None = None
 
     @property
@@ -139,21 +129,10 @@ class TorchObjective(Derivatives):
         """Whether the batches are part of the function, so that none may be cut."""
         return self._mixes or self._policy == "batch"
 
-    def _place(self, batch: Any) -> Any:
-        """To the device, in the dtype; classes as torch wants them.
-
-        Raises:
-            ValueError: If a loss of outputs and targets could not tell them apart in it.
-        """
-        moved = transfer(batch, self._state.device, self._state.dtype)
-        if not self._criterion.sees_outputs:
-            return moved
-        if not isinstance(moved, (tuple, list)) or len(moved) != 2:
-            raise ValueError(
-                f"each batch must be (inputs, targets), but a {type(batch).__name__} came; "
-                "for other batches pass batch_loss=f(model, batch)"
-            )
-        return moved[0], labels(moved[1])
+    @property
+    def _sizes_count(self) -> bool:
+        """Whether it matters how many samples each batch has."""
+        return self._batches_count or self._policy == "recalibrate"
 
     def _settle(self, micro: int | None, compile_it: bool) -> None:
         """Two samples go through once; what they tell, and fixed rules, say how the rest is computed.
@@ -167,25 +146,19 @@ class TorchObjective(Derivatives):
         pair = cuttable and is_pair(batch)
         if compile_it and not pair:
             raise ValueError("compile needs batches that are pairs of tensors, cut to one size; these are not")
-        batch = self._place(piece(batch, 0, 2) if cuttable else batch)  # a copy: the model may write to it
+        batch = self._data.place(piece(batch, 0, 2) if cuttable else batch)  # a copy: the model may write to it
         # Compiled kernels are faster on contiguous images, torch's own on channels-last ones.
         self._look = first_look(self._state, self._criterion, batch, self._threads, free=pair and not compile_it)
         if sees:
             self._data = self._data.checked(self._criterion.check)
-        self._compile, self.metrics = compile_it, self._look.metrics
+        self._compiled, self.metrics = Compiled(self._model) if compile_it else None, self._look.metrics
         if self._look.images:
             self._data = self._data.laid_out(images_last)
         if cuttable and not self._batches_count:
-            self._data = replace(
-                self._data, micro=self._even(micro or fitting(self._look.sample_bytes, self._state.device))
-            )
+            rule = fitting(self._look.sample_bytes, on_cpu=self._state.device.type == "cpu")
+            self._data = replace(self._data, micro=self._even(micro or rule))
         self._most = POINTS if self._look.together and not self._batches_count else 1
         self.points = self._most if pays_together(self.space.d, self._data.samples()) else 1
-
-    def _batch_sizes(self) -> str | None:
-        """In words, if they are known."""
-        sizes = groupby(self._data.lengths() or [])
-        return ", ".join(f"{len(list(group))} of {size}" for size, group in sizes) or None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -198,9 +171,9 @@ class TorchObjective(Derivatives):
             **self._data.about(),
             "unit": self._unit or self._look.unit,
             "batch_norm": self._policy,
-            **({} if self._policy in {None, "eval"} and not self._mixes else {"batches": self._batch_sizes()}),
+            **({"batches": in_words(self._data.lengths() or []) or None} if self._sizes_count else {}),
             "include_frozen": self._include_frozen,
-            "compile": self._compile,
+            "compile": self._compiled is not None,
         }
 
     @property
@@ -218,35 +191,24 @@ class TorchObjective(Derivatives):
     def again(self, how: Mapping[str, Any]) -> TorchObjective:
         other = copy.copy(self)
         if how.get("micro_batch") and self._data.micro is not None:
-            other._compiled, other._data = None, replace(self._data, micro=how["micro_batch"])
+            other._data = replace(self._data, micro=how["micro_batch"])
         other.points = how.get("points", self.points)
-        way, micro = how.get("product", self._chosen.way), how.get("product_micro_batch")
-        other._chosen = replace(self._chosen, way=way, micro=micro or self._chosen.micro)
+        other._chosen = self._chosen.again(how)
         return other
 
     def tune(self, plane: Plane) -> Mapping[str, Any]:
         """See `Objective.tune`; times some sizes of micro-batches, and of groups of points where those are had."""
-        if self._data.micro is None or self._compile:
+        if self._data.micro is None or self._compiled is not None:
             return self.how
-        micros = {max(1, self._data.micro * factor // 4) for factor in (1, 2, 4, 8, 16)}
-        ways = [{"micro_batch": micro, "points": points} for micro in sorted(micros) for points in {1, self._most}]
+        micros = sizes_near(self._data.micro)
+        ways = [{"micro_batch": micro, "points": points} for micro in micros for points in {1, self._most}]
         best = fastest(ways, lambda way: self.again(way).evaluate(plane, np.zeros((self._most, plane.k))))
         return self.again(best).how
 
     def on(self, plane: Plane) -> TorchObjective:
-        """See `Objective.on`.
-
-        What is no parameter of the plane (buffers, frozen parameters) is that of the checkpoint at which the plane is
-        pinned, else the model's. Batch norm has no statistics for points made from several checkpoints, or from another
-        model's parameters.
-        """
-        pinned = chain([self], map(self.at, plane.checkpoints.values()))
-        here = next((each for each in pinned if _same(each.parameters(), plane.origin)), None)
-        if not self._norms or self._asked is not None or (here and plane.about.get("kind") not in SEVERAL):
-            return here or self
-        if here is None:
-            note("the plane is pinned at other parameters than the model's: batch norm is recalibrated at every point")
-        return (here or self)._under("recalibrate")
+        """See `Objective.on`, and `policies.on_plane`."""
+        here, policy = on_plane(self, plane, free=bool(self._norms) and self._asked is None)
+        return here if policy is None else here._under(policy)
 
     def stored(self) -> TorchObjective:
         return self._under("eval") if self._norms else self
@@ -266,7 +228,7 @@ class TorchObjective(Derivatives):
 
     def _batching(self) -> dict[str, str]:
         """A digest of how many samples each batch has, where that matters and `about` cannot tell it."""
-        if not (self._batches_count or self._policy == "recalibrate") or self._data.lengths() is not None:
+        if not self._sizes_count or self._data.lengths() is not None:
             return {}
         return {"batches": digest(np.array([sample_count(batch) for batch in self._data.whole()]))}
 
@@ -285,10 +247,8 @@ class TorchObjective(Derivatives):
         return other
 
     def shard(self, index: int, count: int) -> TorchObjective:
-        if not 0 <= index < count:
-            raise ValueError(f"a shard is numbered 0 to {count - 1}, but {index} came")
-        if self._policy == "recalibrate":
-            raise ValueError("batch_norm='recalibrate' looks at all the data at once and cannot be cut into shards")
+        check_shard(index, count)
+        check_divisible(self._policy)
         other = copy.copy(self)
         other._counts = self._count() if self._counts is None else self._counts
         other._data = self._data.shard(index, count)
@@ -312,7 +272,8 @@ class TorchObjective(Derivatives):
 
         with torch.no_grad():
             sums = self._with_room(compute)
-        return self._columns(sums.cpu().numpy())
+        found: Values = sums.cpu().numpy()
+        return table(found[..., _ROWS, _COLUMNS], self._criterion.names, self.metrics)
 
     def _add_up(self, model: nn.Module, walk: Walk, sums: Tensor) -> None:
         """The sums of each point, by the way that was chosen."""
@@ -320,11 +281,8 @@ class TorchObjective(Derivatives):
             measure_at = functional(model, self.space, self._criterion)
             together(walk, self._data.chunks(), measure_at, sums, self.points)
             return
-        forward = self._forward(model)
-
-        def measure(index: int, batch: Any) -> Tensor:
-            return self._criterion.sums(model, index, batch, forward)
-
+        forward = None if self._compiled is None else partial(self._compiled, size=self._data.micro or 1)
+        measure = partial(self._criterion.sums, model, forward=forward)
         if self._policy == "recalibrate":
             # Not through the compiled pass, which fills short batches up.
             found = recalibrated(walk, self._data, partial(self._criterion.sums, model), self._norms)
@@ -339,21 +297,3 @@ class TorchObjective(Derivatives):
             origin = self._state.flat(self.space.check(plane.origin))
             self._placed = plane, origin, [self._state.flat(direction) for direction in plane.directions]
         return self._placed[1], self._placed[2]
-
-    def _forward(self, model: nn.Module) -> Compiled | None:
-        if self._compile and self._compiled is None:
-            self._compiled = Compiled(model, self._data.micro or 1)
-        return self._compiled
-
-    def _columns(self, sums: Values) -> Values:
-        """From moments, (n, terms, 3, 3), to metrics and standard errors, (n, q)."""
-        rows, columns = np.array([(0, 0), (0, 1), (0, 2), (2, 2), (1, 2), (1, 1)]).T
-        means, spreads = summarise(sums[..., rows, columns])
-        names = [name for term in self._criterion.names for name in (term, f"{term}_stderr")]
-        both = np.stack([means, spreads], axis=-1).reshape(len(sums), len(names))
-        return both[:, [names.index(name) for name in self.metrics]]
-
-
-def _same(one: Vector, other: Vector) -> bool:
-    """Whether two vectors are one point, in whichever dtype."""
-    return np.array_equal(one.astype(np.float32), other.astype(np.float32))

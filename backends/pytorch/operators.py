@@ -1,10 +1,11 @@
-"""Hessian, generalised Gauss-Newton and empirical Fisher: which product each takes, seen to be right before it is."""
+"""Which product the Hessian, Gauss-Newton matrix and empirical Fisher each take, seen to be right before it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from gradvis.backends.pytorch.products import curvature
 from gradvis.backends.pytorch.ways import DOUBLE, FORWARD, Maker, Piece, forward_over_reverse, pushed_forward
 from gradvis.notes import note
 
-OPERATORS: Mapping[str, Mapping[str, Maker]] = {
+PRODUCTS: Mapping[str, Mapping[str, Maker]] = {
     "hessian": {FORWARD: forward_over_reverse, DOUBLE: curvature},
     "ggn": {way: sandwich(push, output_curvature) for way, push in ((FORWARD, pushed_forward), (DOUBLE, pushed_back))},
     "fisher": {way: sandwich(push, output_slopes) for way, push in ((FORWARD, pushed_forward), (DOUBLE, pushed_back))},
@@ -37,30 +38,9 @@ class Chosen:
     seen: frozenset[str] = frozenset()
     whole: bool = False
 
-
-def check(operator: str, sees_outputs: bool, per_sample: bool) -> None:
-    """See that there is such an operator of the loss.
-
-    Args:
-        operator: Its name.
-        sees_outputs: Whether the loss is one of outputs and targets.
-        per_sample: Whether it gives a value a sample.
-
-    Raises:
-        ValueError: If there is not.
-    """
-    if operator not in OPERATORS:
-        raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, but {operator!r} came")
-    if operator != "hessian" and not sees_outputs:
-        raise ValueError(
-            f"operator={operator!r} needs the model's outputs, but batch_loss hides them; give loss=f(outputs, "
-            "targets), or take operator='hessian'"
-        )
-    if operator == "fisher" and not per_sample:
-        raise ValueError(
-            "operator='fisher' needs the loss of each sample, but the loss gives the mean of its batch; let it "
-            "return a value a sample"
-        )
+    def again(self, how: Mapping[str, Any]) -> Chosen:
+        """As an earlier run did it, where that says so."""
+        return replace(self, way=how.get("product", self.way), micro=how.get("product_micro_batch") or self.micro)
 
 
 def seen(chosen: Chosen, operator: str, again: Callable[[int], Iterator[Piece]], flat: Tensor) -> Chosen:
@@ -83,7 +63,7 @@ def seen(chosen: Chosen, operator: str, again: Callable[[int], Iterator[Piece]],
     along = torch.randn(1, len(flat), generator=torch.Generator().manual_seed(0), dtype=flat.dtype).to(flat)
     if chosen.way == DOUBLE or not values:
         return done
-    wanted, found = (partial(_first, OPERATORS[operator][way](along), again, flat) for way in (DOUBLE, FORWARD))
+    wanted, found = (partial(_first, PRODUCTS[operator][way](along), again, flat) for way in (DOUBLE, FORWARD))
     if reason := _difference(wanted(), found):
         note(f"products go by double backward, as forward mode {reason} for this model")
         return replace(done, way=DOUBLE)
@@ -111,14 +91,3 @@ def _difference(wanted: Tensor, find: Callable[[], Tensor]) -> str | None:
     size = wanted.norm()
     near = off <= 10 * torch.finfo(wanted.dtype).eps ** 0.5 * size
     return None if near or not size.isfinite() else "gives other numbers"
-
-
-def mean(operator: str, total: Tensor, counts: Tensor) -> Tensor:
-    """Of the sums of products over the data, (r, d), from how many samples and units there are, (2,).
-
-    The empirical Fisher is the mean over samples of g g'. A sample is an item of a batch, with all its tokens or
-    pixels, and its own loss is such that the mean of them is the loss: the sum over its units, in units of the mean
-    number (or weight) of units.
-    """
-    samples, units = counts
-    return total * (samples / units**2) if operator == "fisher" else total / units

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradvis.backends.policies import whole_batches
 from gradvis.backends.pytorch.batch import joined
 from gradvis.backends.pytorch.data import Batches, sample_count
 from gradvis.backends.pytorch.norms import Seen, collecting, put, statistics
@@ -110,9 +110,6 @@ def recalibrated(walk: Walk, data: Batches, measure: Measure, layers: Sequence[n
 
     Returns:
         For each point what `put` takes.
-
-    Raises:
-        RuntimeError: If the device has not the memory for a whole batch.
     """
     whole = enumerate(_in_company(data.whole()))
     chunks: Iterable[list[Numbered]] = [list(whole)] if data.kept is not None else ([batch] for batch in whole)
@@ -126,7 +123,7 @@ def recalibrated(walk: Walk, data: Batches, measure: Measure, layers: Sequence[n
                 put(layers, saved or fresh)
                 for index, batch in chunk:
                     weigh(sample_count(batch), seen[point])
-                    with _whole(walk.flat.device):
+                    with whole_batches(str(walk.flat.device), torch.OutOfMemoryError):
                         measure(index, batch)
                 found[point] = statistics(layers)
     return found
@@ -143,19 +140,3 @@ def _in_company(batches: Iterable[Any]) -> Iterator[Any]:
         while len(before) > 1:
             yield before.pop(0)
     yield from before
-
-
-@contextmanager
-def _whole(device: torch.device) -> Iterator[None]:
-    """Fewer samples at once are no way out where a whole batch is needed.
-
-    Raises:
-        RuntimeError: If the device runs out of memory.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise RuntimeError(
-            f"{device} has not the memory for a whole batch, and batch_norm='recalibrate' takes the statistics of "
-            "each; take a smaller batch_size"
-        ) from error

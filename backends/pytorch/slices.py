@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 
 from gradvis.arrays import Vector
 from gradvis.backends.pytorch.checkpoints import places
 from gradvis.backends.pytorch.matching import Tensors
+from gradvis.backends.recorded import Place
+from gradvis.backends.recorded import slices as recorded_slices
 from gradvis.recording import Recorded
 from gradvis.space import ParameterSpace
 
@@ -31,27 +32,20 @@ def slices(
     """
     called = places(model, recorded)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    blocks = recorded.recording.blocks
-    starts = {block.name: blocks[called[block.name]].start for block in space if block.name in called}
+    blocks, short = recorded.recording.blocks, str(dtype).removeprefix("torch.")
 
-    def read(part: slice) -> Vector:
-        pieces: list[tuple[int, int] | Vector] = []
-        for block in space:
-            first, last = max(part.start, block.start) - block.start, min(part.stop, block.slice.stop) - block.start
-            if first >= last:
-                continue
-            if block.name not in starts:
-                pieces.append(_kept(own[block.name], first, last, dtype))
-                continue
-            place = starts[block.name] + first, starts[block.name] + last
-            before = pieces[-1] if pieces else None
-            if isinstance(before, tuple) and before[1] == place[0]:  # one reading for what lies together
-                pieces[-1] = before[0], place[1]
-            else:
-                pieces.append(place)
-        found = [recorded.parameters(*each) if isinstance(each, tuple) else each for each in pieces]
-        whole: Vector = np.concatenate(found).astype(str(dtype).removeprefix("torch."), copy=False)
-        return whole
+    def kept(name: str) -> Callable[[slice], Vector]:
+        return lambda part: own[name].detach().reshape(-1)[part].to("cpu", dtype).numpy()
+
+    wanted = [
+        Place(
+            block.start,
+            block.slice.stop,
+            blocks[called[block.name]].start if block.name in called else None,
+            kept(block.name),
+        )
+        for block in space
+    ]
 
     def rest() -> Tensors:
         names = {block.name for block in space}
@@ -60,9 +54,4 @@ def slices(
         found = {name: torch.from_numpy(stored[other]) for name, other in others.items()}
         return {name: found.get(name, value) for name, value in own.items() if name not in names}
 
-    return read, rest
-
-
-def _kept(value: torch.Tensor, first: int, last: int, dtype: torch.dtype) -> Vector:
-    kept: Vector = value.detach().reshape(-1)[first:last].to("cpu", dtype).numpy()
-    return kept
+    return recorded_slices(wanted, recorded.parameters, short), rest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from functools import reduce
 from itertools import groupby
 from math import inf, nan
 
@@ -15,10 +14,10 @@ from torch.nn.parameter import is_lazy
 
 from gradvis.arrays import Values, Vector
 from gradvis.backends.pytorch.checkpoints import is_plain
-from gradvis.backends.pytorch.matching import Tensors, bare, listed
+from gradvis.backends.pytorch.matching import Tensors, bare
+from gradvis.backends.recorded import STORED, check_any, check_unchanged, storage
 from gradvis.rows import Plan, place_parts
 
-_STORED = (torch.float16, torch.float32, torch.float64)
 _SHARDED = {"DTensor", "FlatParameter", "FullyShardedDataParallel"}  # by name: to import them takes seconds
 
 
@@ -34,12 +33,9 @@ class Snapshots:
         _check(model)
         self._persistent = {bare(name) for name in model.state_dict()}
         self._parameters, self._buffers = self._split()
-        if not self._parameters:
-            raise ValueError(
-                f"no parameter matches {', '.join(map(repr, patterns))}; there are {listed(_named(model))}: give a "
-                "glob such as 'layer3.*', or leave it out"
-            )
-        self.dtype = _storage(self._parameters.values(), dtype)
+        check_any(self._parameters, patterns, _named(model), "layer3.*")
+        asked = None if dtype is None else str(dtype).removeprefix("torch.")
+        self.dtype = getattr(torch, storage((_short(v.dtype) for v in self._parameters.values()), asked))
 
     def plan(self, groups: int) -> Plan:
         """What a row has, of an optimizer with so many parameter groups."""
@@ -55,15 +51,11 @@ class Snapshots:
         )
 
     def take(self, spare: Vector | None = None) -> tuple[Vector, np.ndarray, Values]:
-        """Parameters (d,), in `spare` if that is given, bytes of buffers, and gradient norms (layers,).
-
-        Raises:
-            ValueError: If the model has other tensors than at the start.
-        """
+        """Parameters (d,), in `spare` if that is given, bytes of buffers, and gradient norms (layers,)."""
         parameters, buffers = self._split()
         for now, then in ((parameters, self._parameters), (buffers, self._buffers)):
-            if {name: value.shape for name, value in now.items()} != {n: value.shape for n, value in then.items()}:
-                raise ValueError("the model has other parameters or buffers than at the start; record it anew")
+            shapes = [{name: value.shape for name, value in tensors.items()} for tensors in (now, then)]
+            check_unchanged(shapes[0] == shapes[1])
         raw = (_raw(value) for value in buffers.values())
         return _flat(parameters.values(), self.dtype, spare), _flat(raw, torch.uint8), _norms(parameters.values())
 
@@ -100,23 +92,9 @@ def _check(model: nn.Module) -> None:
         raise ValueError(f"{empty[0]} has no values yet; run the model once (or move it off the meta device) before")
 
 
-def _storage(values: Iterable[Tensor], dtype: str | torch.dtype | None) -> torch.dtype:
-    """In which dtype all parameters are stored.
-
-    Raises:
-        ValueError: If a dtype is asked for that NumPy does not have.
-    """
-    if dtype is None:
-        return reduce(torch.promote_types, (v.dtype if v.dtype in _STORED else torch.float32 for v in values))
-    for known in _STORED:
-        if _short(known) == str(dtype).removeprefix("torch."):
-            return known
-    raise ValueError(f"dtype must be one of {', '.join(map(_short, _STORED))}, but {dtype} came; leave it out")
-
-
 def _kept(value: Tensor) -> torch.dtype:
     """In which dtype a buffer's bytes are: its own, or float32 where NumPy has none such (bfloat16)."""
-    return torch.float32 if value.is_floating_point() and value.dtype not in _STORED else value.dtype
+    return torch.float32 if value.is_floating_point() and _short(value.dtype) not in STORED else value.dtype
 
 
 def _short(dtype: torch.dtype) -> str:

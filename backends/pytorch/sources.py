@@ -20,9 +20,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from gradvis.backends.given import choose, each, leaves, refuse_endless
-from gradvis.backends.pytorch.batch import Rows, is_array
+from gradvis.backends import reading
+from gradvis.backends.given import choose, leaves, refuse_endless
+from gradvis.backends.pytorch.batch import is_array
 from gradvis.backends.pytorch.files import read_data
+from gradvis.backends.rows import Rows, rows_of
 
 _WHOLE = (SequentialSampler, RandomSampler, WeightedRandomSampler, DistributedSampler)  # they draw from all samples
 
@@ -40,7 +42,7 @@ def source(data: Any, size: int) -> Iterable[Any]:
     """
     if isinstance(data, (str, os.PathLike)):
         arrays, mapped = read_data(data)
-        return _rows(arrays, size, mapped)
+        return rows_of(arrays, size, mapped)
     if isinstance(data, DataLoader):
         return _in_order(data)
     if isinstance(data, Dataset):
@@ -50,7 +52,7 @@ def source(data: Any, size: int) -> Iterable[Any]:
             )
         return DataLoader(data, size)
     if _is_arrays(data):
-        return _rows(data, size)
+        return rows_of(data, size, mapped=False)
     refuse_endless(data)
     if isinstance(data, Iterable) and not isinstance(data, (bytes, Mapping)) and not is_array(data):
         return data
@@ -79,21 +81,6 @@ def subset(found: Iterable[Any], samples: int, seed: int) -> tuple[Iterable[Any]
     return None
 
 
-def once(found: Iterable[Any]) -> bool:
-    """Whether it can be read only once."""
-    return isinstance(found, Iterator)
-
-
-def length(found: Iterable[Any]) -> int | None:
-    """How many batches it says it has; None where it does not say."""
-    if isinstance(found, Rows):
-        return -(-found.length // found.size)
-    try:
-        return len(found)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return None
-
-
 def samples_of(found: Iterable[Any]) -> int | None:
     """How many samples it says it has; None where only reading them all would tell."""
     if isinstance(found, Rows):
@@ -113,37 +100,9 @@ def lengths_of(found: Iterable[Any]) -> list[int] | None:
 
 
 def read(found: Iterable[Any]) -> Iterator[Any]:
-    """Its batches, one after the other.
-
-    Raises:
-        ValueError: If there are more than it says.
-    """
-    most = length(found)
-    for number, batch in enumerate(found):
-        if most is not None and number >= most:
-            raise ValueError(
-                f"data that says how long it is was wanted, but {_name(found)} gives more than the {most} batches of "
-                "its __len__; mend that, and let each worker of a stream give a part of its own"
-            )
-        yield batch
-
-
-def _name(found: Any) -> str:
-    return type(found.dataset if isinstance(found, DataLoader) else found).__name__
-
-
-def _rows(arrays: tuple[Any, Any], size: int, mapped: bool = False) -> Rows:
-    """The arrays of a pair, batch by batch.
-
-    Raises:
-        ValueError: If they are not of one length.
-    """
-    arrays = each(lambda leaf: leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf, arrays)  # tables of pandas
-    inputs, targets = ([len(leaf) if len(leaf.shape) else 0 for _, leaf in leaves(part)] for part in arrays)
-    if len({*inputs, *targets}) != 1 or 0 in targets:
-        came = [" or ".join(str(count) for count in sorted(set(counts))) for counts in (inputs, targets)]
-        raise ValueError(f"inputs and targets of one length, at least 1, were wanted, but {came[0]} and {came[1]} came")
-    return Rows(arrays, size, mapped=mapped)
+    """Its batches, one after the other; see `reading.read`."""
+    called = type(found.dataset if isinstance(found, DataLoader) else found).__name__
+    return reading.read(found, called, "mend that, and let each worker of a stream give a part of its own")
 
 
 def _is_arrays(data: Any) -> bool:

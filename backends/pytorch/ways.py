@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradvis.backends.pytorch.compute import call, micro_batch
+from gradvis.backends.pytorch.compute import call
 from gradvis.backends.pytorch.criterion import Criterion
 from gradvis.backends.pytorch.folding import Forward
 from gradvis.backends.pytorch.programs import Script
+from gradvis.backends.room import TOGETHER, micro_batch
+from gradvis.backends.room import samples_at_once as in_memory
 from gradvis.space import ParameterSpace
 
 FORWARD, DOUBLE = "forward over reverse", "double backward"
-TOGETHER = 10  # vectors that share a pass: the contract's number of probes
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,5 @@ def samples_at_once(sample_bytes: int, vectors: int, device: torch.device, room:
     >>> samples_at_once(85_000, 10, torch.device("cpu"), 1 << 30)
     64
     """
-    work = sample_bytes * (vectors + 1)
-    most = max(room // max(4 * work, 1), 1)  # values and gradients, and the derivatives of both
-    return min(micro_batch(work, device), 1 << (most.bit_length() - 1))
+    near = micro_batch(sample_bytes * (vectors + 1), on_cpu=device.type == "cpu")
+    return min(near, in_memory(sample_bytes, vectors, room))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from functools import partial
-from itertools import accumulate, pairwise
-from math import ceil
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from gradvis.backends import rows
 from gradvis.backends.given import each, leaves
+from gradvis.backends.room import even
+from gradvis.backends.rows import describe, words_of
 
 Tensor = Any  # TensorFlow has no types of its own
 Batch = Any
@@ -21,42 +21,8 @@ Batch = Any
 takes."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Arrays of one length, however nested, that are read piece by piece.
-
-    Attributes:
-        arrays: (inputs, targets), or with sample weights as a third.
-        size: Samples a batch.
-        chosen: Which samples, ascending; all where not given.
-        mapped: Whether the arrays are a file mapped into memory, which all ranks of a machine share.
-    """
-
-    arrays: tuple[Any, ...]
-    size: int
-    chosen: np.ndarray[Any, np.dtype[np.int64]] | None = None
-    mapped: bool = False
-
-    @property
-    def length(self) -> int:
-        """How many samples there are."""
-        return size(self.arrays) if self.chosen is None else len(self.chosen)
-
-    def cut(self, micro: int | None) -> Rows:
-        """The same samples in pieces of another size."""
-        return self if micro is None else replace(self, size=micro)
-
-    def __len__(self) -> int:
-        return -(-self.length // self.size)
-
-    def __iter__(self) -> Iterator[Any]:
-        for start in range(0, self.length, self.size):
-            stop = start + self.size
-            rows = slice(start, stop) if self.chosen is None else self.chosen[start:stop]
-            yield each(partial(_taken, rows=rows), self.arrays)
-
-
-def _taken(array: Any, rows: Any) -> Any:
+def take(array: Any, rows: Any) -> Any:
+    """Samples of an array or a tensor, those of a slice or of numbers; None of None."""
     if array is None or isinstance(rows, slice) or not isinstance(array, (tf.Tensor, tf.Variable)):
         return None if array is None else array[rows]
     return tf.gather(array, rows)
@@ -197,8 +163,7 @@ def cut_evenly(batch: Batch, micro: int | None) -> list[Batch]:
     count = size(batch)
     if micro is None or count <= micro or not divisible(batch):
         return [batch]
-    step = ceil(count / ceil(count / micro))
-    return split(batch, steps(count, step))
+    return split(batch, steps(count, even(count, micro)))
 
 
 def steps(count: int, step: int) -> list[int]:
@@ -222,17 +187,6 @@ def _form(batch: Batch) -> list[Any]:
     return [(path, leaf if leaf is None else (leaf.shape[1:], leaf.dtype)) for path, leaf in leaves(batch)]
 
 
-def taken(batches: list[Batch], numbers: np.ndarray[Any, np.dtype[np.int64]]) -> list[Batch]:
-    """Those samples of divisible batches whose numbers, ascending and counted through all batches, are given."""
-    ends = list(accumulate(map(size, batches), initial=0))
-    where = np.searchsorted(numbers, ends)
-    found = []
-    for batch, span, low in zip(batches, pairwise(where), ends, strict=False):
-        if len(part := numbers[slice(*span)] - low):
-            found.append(each(partial(_taken, rows=part), batch))
-    return found
-
-
 # ---------------------------------------------------------------------------------------------- compared
 
 
@@ -242,42 +196,7 @@ def bytes_of(batch: Batch) -> int:
 
 
 def _nbytes(leaf: Tensor) -> int:
-    return len(_content(leaf)) if leaf.dtype == tf.string else leaf.dtype.size * leaf.shape.num_elements()
-
-
-def describe(value: Any) -> str:
-    """Kind and shape of what a batch holds, in words for a message.
-
-    >>> describe({"ids": np.ones((2, 3)), "names": "ab"})
-    '{ids: float64 (2, 3), names: str}'
-    """
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {describe(item)}' for key, item in value.items())}}}"
-    if isinstance(value, (list, tuple)):
-        return f"({', '.join(map(describe, value))})"
-    if not is_array(value):
-        return type(value).__name__
-    return f"{getattr(value.dtype, 'name', value.dtype)} {tuple(value.shape)}"
-
-
-class Digest:
-    """Of every number in batches, in order, however they are batched."""
-
-    def __init__(self) -> None:
-        self._running: dict[str, Any] = {}
-
-    def add(self, batch: Batch) -> None:
-        """Count in one more batch; weights that are not there say nothing."""
-        for path, leaf in leaves(batch):
-            if leaf is None:
-                continue
-            kind = f"{path} {leaf.dtype.name} {tuple(leaf.shape[1:])}" if isinstance(leaf, tf.Tensor) else path
-            self._running.setdefault(kind, hashlib.blake2b(digest_size=16)).update(_content(leaf))
-
-    def told(self) -> str:
-        """In 32 hexadecimal digits."""
-        found = [(kind, part.hexdigest()) for kind, part in self._running.items()]
-        return hashlib.blake2b(repr(found).encode(), digest_size=16).hexdigest()
+    return len(_bytes(leaf)) if leaf.dtype == tf.string else leaf.dtype.size * leaf.shape.num_elements()
 
 
 def digest(batches: Iterable[Batch]) -> str:
@@ -288,9 +207,19 @@ def digest(batches: Iterable[Batch]) -> str:
     return found.told()
 
 
-def _content(leaf: Any) -> Any:
-    if isinstance(leaf, tf.Tensor) and leaf.dtype == tf.string:
+def _content(leaf: Any) -> tuple[str, Any] | None:
+    """Weights that are not there say nothing."""
+    if leaf is None:
+        return None
+    if not isinstance(leaf, tf.Tensor):
+        return "", words_of(leaf)
+    return f" {leaf.dtype.name} {tuple(leaf.shape[1:])}", _bytes(leaf)
+
+
+def _bytes(leaf: Tensor) -> Any:
+    if leaf.dtype == tf.string:
         return b"".join(b"%d:%s" % (len(item), item) for item in leaf.numpy().reshape(-1))
-    if isinstance(leaf, tf.Tensor):
-        return np.ascontiguousarray(leaf.numpy()).reshape(-1).view(np.uint8)
-    return f"{leaf!r}".replace(hex(id(leaf)), "").encode()  # objects without words say where they lie in memory
+    return np.ascontiguousarray(leaf.numpy()).reshape(-1).view(np.uint8)
+
+
+Digest = partial(rows.Digest, _content)

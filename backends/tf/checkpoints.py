@@ -16,10 +16,20 @@ import numpy as np
 import tensorflow as tf
 
 from gradvis.arrays import Vector
-from gradvis.backends.formats import ARCHIVE, HDF5, INSIDE, WEIGHTS, checkpoint_prefix, is_keras_folder, is_saved_model
+from gradvis.backends.formats import (
+    ARCHIVE,
+    HDF5,
+    INSIDE,
+    WEIGHTS,
+    checkpoint_prefix,
+    exists,
+    is_keras_folder,
+    is_saved_model,
+)
 from gradvis.backends.tf.layers import names_of, weights_of
+from gradvis.backends.tf.programs import Program
 from gradvis.backends.tf.snapshot import recorded_values, slices
-from gradvis.backends.tf.trackables import from_checkpoint, from_export
+from gradvis.backends.tf.trackables import from_checkpoint, from_export, is_export
 from gradvis.objective import NotFiniteError, Reader
 from gradvis.provenance import digest
 from gradvis.recording import Recorded
@@ -64,7 +74,7 @@ def read_weights(model: Any, checkpoint: Any, needed: Iterable[Any]) -> Found:
             f"finite weights were wanted, but in {_called(checkpoint)} {names[id(bad[0])]} holds NaN or inf "
             f"({len(bad)} of {len(found)} arrays do); give a checkpoint from before training diverged"
         )
-    return found
+    return {key: _copied(value) for key, value in found.items()}
 
 
 def reader(model: Any, moved: list[Any], dtype: str, checkpoint: Any) -> Reader:
@@ -94,6 +104,11 @@ def _mapped(arrays: list[np.ndarray], dtype: str) -> Vector:
         return np.memmap(file, dtype, "r")
 
 
+def _copied(value: np.ndarray) -> np.ndarray:
+    """The user may go on writing to his own; what NumPy has no dtype for (float8) as float32, which is exact."""
+    return np.array(value, np.float32 if value.dtype.kind == "V" else None)
+
+
 def _broken(value: np.ndarray, parameter: bool) -> bool:
     """Whether it is no weight; statistics and masks may hold infinities."""
     value = value if value.dtype.kind in "iubf" else value.astype(np.float64)
@@ -116,6 +131,12 @@ def _check(name: str, variable: Any, value: np.ndarray | None, called: str) -> N
             f"{called} has {name!r} of shape {value.shape}, the model {tuple(variable.shape)}; "
             "it is of another architecture"
         )
+    dtype = tf.as_dtype(variable.dtype)
+    if dtype.is_floating and value.dtype.kind in "biu":
+        raise ValueError(
+            f"{called} has {name!r} as {value.dtype}, the model as {dtype.name}; give the weights from before they "
+            "were quantised"
+        )
 
 
 def _called(checkpoint: Any) -> str:
@@ -135,6 +156,8 @@ def _found(model: Any, checkpoint: Any, key: str | None = None) -> Found:
     if isinstance(checkpoint, Mapping):
         return _from_names(model, checkpoint)
     if isinstance(checkpoint, (keras.Layer, tf.Module)):
+        if _is_placed(model) != _is_placed(checkpoint):
+            raise ValueError(_NO_LAYERS.format("another"))
         return _from_list(model, [variable.numpy() for variable in weights_of(checkpoint)])
     return _from_list(model, checkpoint)
 
@@ -166,9 +189,35 @@ def _from_path(model: Any, path: Path, key: str | None) -> Found:
     prefix = checkpoint_prefix(path)
     if prefix is None and key is not None:
         raise ValueError(f"--key chooses a state in a file of tf.train.Checkpoint, but {path} is none; leave it out")
+    if is_saved_model(path) and is_export(path) and _is_placed(model):
+        return from_export(model, path)
+    try:
+        return _by_places(model, path, prefix, key)
+    except ValueError as error:
+        if not isinstance(model, Program) or not exists(path):
+            raise
+        raise ValueError(f"{_NO_LAYERS.format(path)} ({error!s:.200})") from error
+
+
+_NO_LAYERS = (
+    "a network that comes as a SavedModel has no layers to place the weights of {} by; save both by model.export, or "
+    "give the network in Python: --objective FILE.py:NAME"
+)
+
+
+def _is_placed(model: Any) -> bool:
+    """Whether its weights are in the order of its layers."""
+    return not isinstance(model, Program) or bool(model.listed)
+
+
+def _by_places(model: Any, path: Path, prefix: Path | None, key: str | None) -> Found:
+    """What a file or folder holds that knows the layers of its weights.
+
+    Raises:
+        ValueError: If it is of no kind that is known, damaged, or of another architecture.
+    """
     if is_saved_model(path):
-        names = path / "variables" / "variables"
-        return from_export(model, path) if _is_export(path) else from_checkpoint(model, names)
+        return from_checkpoint(model, path / "variables" / "variables")
     if prefix is not None:
         return from_checkpoint(model, prefix, key)
     if not is_keras_folder(path) and not path.name.endswith((ARCHIVE, *HDF5, *WEIGHTS)):
@@ -177,12 +226,6 @@ def _from_path(model: Any, path: Path, key: str | None) -> Found:
             f"{path} {'came' if path.exists() else 'is not there'}"
         )
     return _from_keras(model, path / INSIDE if path.is_dir() else path)
-
-
-def _is_export(folder: Path) -> bool:
-    """Whether `model.export` wrote it: that lists the variables, but not to which layer they belong."""
-    names = [name for name, _ in tf.train.list_variables(str(folder / "variables" / "variables"))]
-    return any(name.startswith("_all_variables/") for name in names)
 
 
 def _from_keras(model: Any, path: Path) -> Found:

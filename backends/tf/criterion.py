@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gradvis.backends.given import each
 from gradvis.backends.tf.batch import Tensor, size
 from gradvis.backends.tf.checks import check_mean, check_outputs, check_targets
 from gradvis.backends.tf.losses import summed
@@ -61,6 +62,7 @@ class Criterion:
         self.unit, self._given_unit = unit or "sample", unit
         self._losses: list[Part] = []
         self._metrics: list[Part] = []
+        self._seen: Any = None  # the outputs for one sample
         self.name, names = getattr(batch_loss, "__name__", "batch_loss"), ["loss"]
         if batch_loss is None:
             self._losses = losses_of(model, loss)
@@ -111,6 +113,7 @@ class Criterion:
         Raises:
             ValueError: If it does not: probabilities for logits, classes out of range, a sum for a mean.
         """
+        self._seen = each(_one, outputs)
         linear = ends_linear(self._model)
         for part in self._losses:
             given, targets, _ = part.take(outputs, batch[1], batch[2])
@@ -127,15 +130,15 @@ class Criterion:
             )
         self._learn("sample" if values[0][0].shape.rank and np.all(values[0][1] == 1) else "unit")
 
-    def check_targets(self, outputs: Any, batch: Any) -> None:
-        """See that the targets of any other batch fit outputs of the same model.
+    def check_batch(self, batch: Any) -> None:
+        """See that the targets of any other batch fit the outputs that were seen first.
 
         Raises:
             ValueError: If they are out of range.
         """
         for part in self._losses:
             if not part.term.nested:
-                check_targets(part.term, *part.take(outputs, batch[1], None)[:2])
+                check_targets(part.term, *part.take(self._seen, batch[1], None)[:2])
 
     def measured(self, model: Any, batch: Any) -> list[Sums]:
         """The same as `values` of what a batch_loss returned.
@@ -162,6 +165,10 @@ class Criterion:
 
     def _learn(self, unit: str) -> None:
         self.unit = self._given_unit or unit
+
+
+def _one(leaf: Any) -> Any:
+    return leaf[:1] if isinstance(leaf, tf.Tensor) and leaf.shape.rank else leaf
 
 
 def _added(losses: list[Sums], factors: list[float]) -> Sums:

@@ -11,13 +11,14 @@ from typing import Any
 import tensorflow as tf
 
 from gradvis.backends.given import choose
+from gradvis.backends.reading import about, check_again, check_onward, check_same, check_some, drawn, length, once
+from gradvis.backends.room import CHUNK_BYTES
+from gradvis.backends.rows import Rows
 from gradvis.backends.tf.batch import (
     Batch,
     Digest,
-    Rows,
     bytes_of,
     cut_evenly,
-    describe,
     digest,
     divisible,
     joined,
@@ -25,13 +26,12 @@ from gradvis.backends.tf.batch import (
     size,
     split,
     steps,
-    taken,
+    take,
 )
-from gradvis.backends.tf.sources import length, once, read, source
+from gradvis.backends.tf.sources import read, source
 
 __all__ = ["Batch", "Batches", "divisible", "load", "size"]
 
-_ROOM = 64 << 20  # as for PyTorch: the work on so much data at one point outweighs the forming of the point
 _SEED = 0
 
 
@@ -76,8 +76,7 @@ class Batches:
 
     def about(self) -> dict[str, Any]:
         """How many samples there are, and of which they are a subset; plain JSON values."""
-        drawn = {} if self.subset is None else {"subset": dict(zip(("of", "seed"), self.subset, strict=True))}
-        return {"samples": self.samples, **drawn}
+        return about(self.samples, self.subset)
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         index, count = self.part
@@ -97,11 +96,7 @@ class Batches:
         """
         number = -1
         for number, batch in enumerate(map(self.place, read(self.source))):
-            if number >= len(self.seen) or digest([batch]) != self.seen[number]:
-                raise ValueError(
-                    f"data that is the same each time was wanted, but batch {number} came out different when it was "
-                    "read again; switch random transforms and shuffling off, or pass a list of batches"
-                )
+            check_same(number < len(self.seen) and digest([batch]) == self.seen[number], f"batch {number}")
             yield from cut_evenly(batch, self.micro)
         if number + 1 < len(self.seen):
             raise ValueError(
@@ -121,6 +116,20 @@ class Batches:
         """Every count-th batch of this part."""
         first, step = self.part
         return replace(self, part=(first + index * step, step * count))
+
+    def checked(self, see: Callable[[Batch], None]) -> Batches:
+        """The same batches, each shown to `see`, which raises what it finds: now if kept, else whenever read."""
+
+        def place(raw: Any) -> Batch:
+            batch = self.place(raw)
+            see(batch)
+            return batch
+
+        if self.whole is None:
+            return replace(self, place=place)
+        for batch in self.whole:
+            see(batch)
+        return self
 
 
 def load(
@@ -160,7 +169,7 @@ def load(
     batches, told = opened.kept, opened.digest
     if samples is not None:
         subset = sum(opened.were), _SEED
-        batches = _chosen(batches, samples)
+        batches = drawn(batches, samples, _SEED, size, divisible, take)
         told = digest(batches)
     were = tuple(map(size, batches))
     whole = tuple(joined(batches) if pairs else batches)
@@ -187,14 +196,10 @@ class _Opened:
 
 
 def _opened(found: Iterable[Any], place: Callable[[Any], Batch], budget: int) -> _Opened:
-    """Read the data once, to its end.
-
-    Raises:
-        ValueError: If there is none, it changes, or it cannot be read again though it must.
-    """
+    """Read the data once, to its end."""
     first = _first(found, place)
     if isinstance(found, Rows) and found.mapped and "CPU" in tf.zeros(()).device:
-        budget = min(budget, _ROOM)  # what is larger stays in the file, where the ranks of a machine share it
+        budget = min(budget, CHUNK_BYTES)  # what is larger stays in the file, where the ranks of a machine share it
     whole, kept, seen = Digest(), [], []
     were: list[int] = []
     sizes: list[int] = []
@@ -206,13 +211,12 @@ def _opened(found: Iterable[Any], place: Callable[[Any], Batch], budget: int) ->
         sizes.append(bytes_of(batch))
         kept.append(batch)
         if fits and sum(sizes) > budget:
-            _see_that_it_ends(found, budget)
+            check_again(found, budget, "a tf.data.Dataset, a PyDataset", _cure(found))
             fits = False
         if not fits:
             seen += [] if isinstance(found, Rows) else [digest([batch]) for batch in kept]
             kept.clear()
-    if not sum(were):
-        raise ValueError("data with at least one batch was wanted, but the data given has none")
+    check_some(sum(were))
     return _Opened(kept if fits else None, tuple(were), whole.told(), max(sizes), tuple(seen))
 
 
@@ -224,59 +228,17 @@ def _first(found: Iterable[Any], place: Callable[[Any], Batch]) -> str | None:
 
 
 def _see(found: Iterable[Any], batch: Batch, first: str | None, number: int) -> str | None:
-    """See that the first batch is the same when it is read again, and does not come once more where no end is known.
-
-    Raises:
-        ValueError: If it is not, or does.
-    """
+    """See that the first batch is the same when it is read again, and does not come once more where no end is known."""
     if number == 0:
         told = digest([batch])
-        if first is not None and told != first:
-            raise ValueError(
-                "data that is the same each time was wanted, but its first batch came out different when it was read "
-                "again; switch random transforms and shuffling off, or pass a list of batches"
-            )
+        check_same(first is None or told == first)
         return told
-    if length(found) is None and bytes_of(batch) and digest([batch]) == first:
-        raise ValueError(
-            "data that ends was wanted, but this gives its first batch again and seems to go round for ever; "
-            "pass a list of batches, or give it a __len__"
-        )
+    check_onward(length(found) is None and bytes_of(batch) > 0 and digest([batch]) == first)
     return first
 
 
-def _see_that_it_ends(found: Iterable[Any], budget: int) -> None:
-    """See that data too large to keep can be read again and again.
-
-    Raises:
-        ValueError: If it cannot.
-    """
-    if once(found):
-        raise ValueError(
-            f"an iterator can be read only once, and this one gave more than the {budget} bytes that may be "
-            "kept; pass a tf.data.Dataset, a PyDataset or a list of batches, which can be read again"
-        )
-    if length(found) is None:
-        hint = (
-            "add .apply(tf.data.experimental.assert_cardinality(n))"
-            if isinstance(found, tf.data.Dataset)
-            else "give it a __len__, or pass a list of batches"
-        )
-        raise ValueError(
-            f"data larger than the {budget} bytes that may be kept must say how long it is, but {type(found).__name__} "
-            f"does not; {hint}"
-        )
-
-
-def _chosen(batches: list[Batch], samples: int) -> list[Batch]:
-    """Some samples of batches that are pairs.
-
-    Raises:
-        ValueError: If their samples cannot be told apart.
-    """
-    if not all(map(divisible, batches)):
-        raise ValueError(
-            "samples=N wants batches that are (inputs, targets) of one length, but "
-            f"{next(describe(batch) for batch in batches if not divisible(batch))} came; choose them in the data"
-        )
-    return taken(batches, choose(sum(map(size, batches)), samples, _SEED))
+def _cure(found: Iterable[Any]) -> str:
+    """How to say how long data is."""
+    if isinstance(found, tf.data.Dataset):
+        return "add .apply(tf.data.experimental.assert_cardinality(n))"
+    return "give it a __len__, or pass a list of batches"

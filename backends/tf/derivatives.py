@@ -9,12 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from gradvis.arrays import Matrix, Values, Vector
-from gradvis.backends.tf import operators
+from gradvis.backends.operators import check, check_vectors
+from gradvis.backends.policies import check_derivable
+from gradvis.backends.room import even, fastest, samples_at_once, sizes_near
 from gradvis.backends.tf.compute import Graphs
 from gradvis.backends.tf.criterion import Criterion
 from gradvis.backends.tf.data import Batches
 from gradvis.backends.tf.guard import untouched
-from gradvis.backends.tf.room import even, fastest, with_room
+from gradvis.backends.tf.operators import Chosen, product
+from gradvis.backends.tf.room import with_room
 from gradvis.objective import Objective
 
 T = TypeVar("T")
@@ -30,11 +33,11 @@ class Derivatives(Objective):
     _dtype: str
     _policy: str | None
     _rest: list[Any]
-    _state: Mapping[int, np.ndarray] | None  # a checkpoint's values by the id of the variable; None: the model's own
+    _state: Mapping[int, np.ndarray] | None = None  # a checkpoint's values by the variable's id; else the model's own
     _micro: int | None  # into how many samples the data is cut, if it is
     _room: int  # bytes that a pass may take
-    _chosen: operators.Chosen
-    _counts: tuple[float, float] | None  # samples and units of the whole, in a shard of it
+    _chosen: Chosen
+    _counts: tuple[float, float] | None = None  # samples and units of the whole, in a shard of it
 
     def _tensor(self, values: Matrix) -> Any:
         return tf.constant(np.asarray(values, self._dtype))
@@ -68,20 +71,9 @@ class Derivatives(Objective):
         samples, units = sums.numpy()[0, :2].tolist()
         return samples, units
 
-    def _derivable(self) -> None:
-        """See that there are derivatives.
-
-        Raises:
-            ValueError: If batch norm is recalibrated.
-        """
-        if self._policy == "recalibrate":
-            raise ValueError(
-                "batch_norm='recalibrate' is for surfaces only and has no derivatives; take 'eval' or 'batch' for them"
-            )
-
     def gradient(self, theta: Vector) -> Vector:
         """See `Objective.gradient`."""
-        self._derivable()
+        check_derivable(self._policy)
         self.space.check(theta)
 
         def compute() -> Values:
@@ -96,19 +88,16 @@ class Derivatives(Objective):
             return self._with_room(compute)
 
     def hvp(self, theta: Vector, vectors: Matrix, operator: str = "hessian") -> Matrix:
-        """See `Objective.hvp`.
-
-        Raises:
-            ValueError: If the operator is another, or the loss has it not.
-        """
-        operators.check(operator, self._criterion.sees_outputs, "loss_stderr" in self.metrics)
-        self._derivable()
+        """See `Objective.hvp`."""
+        check(operator, self._criterion.sees_outputs, "loss_stderr" in self.metrics)
+        check_vectors(vectors, self.space.d)
+        check_derivable(self._policy)
         self.space.check(theta)
 
         def compute() -> Values:
-            found, self._chosen = operators.product(
-                self._graphs.products, self._chosen, operator, self._tensor(theta), self._tensor(vectors),
-                self._buffers(), self._data, self._counts, self._product_micro(len(vectors)),
+            found = product(
+                self._graphs.products, operator, self._tensor(theta), self._tensor(vectors), self._buffers(),
+                self._data, self._counts, self._product_micro(len(vectors)),
             )  # fmt: skip
             return np.asarray(found.numpy(), self._dtype)
 
@@ -120,15 +109,15 @@ class Derivatives(Objective):
         most = self._data.micro
         if most is None:
             return None
-        rule = operators.samples_at_once(self._graphs.facts.sample_bytes, vectors, self._room)
+        rule = samples_at_once(self._graphs.facts.sample_bytes, vectors, self._room)
         return min(self._chosen.micro or rule, most)
 
     def tune_products(self, theta: Vector, r: int) -> Mapping[str, Any]:
         """See `Objective.tune_products`; times some sizes of micro-batches."""
         along = np.random.default_rng(0).normal(size=(r, self.space.d))
         micro = self._product_micro(r)
-        ways = [{"product_micro_batch": each} for each in sorted({max(1, (micro or 1) // part) for part in (1, 2, 4)})]
         if micro is None:
             return self.how
+        ways = [{"product_micro_batch": each} for each in sizes_near(micro, micro)]
         best = fastest(ways, lambda way: self.again({**self.how, **way}).hvp(theta, along))
         return {**self.how, **best}

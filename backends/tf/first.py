@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from gradvis.arrays import Values
+from gradvis.backends.given import check_dtype
 from gradvis.backends.tf.compute import Graphs, Traced
 from gradvis.backends.tf.data import Batches, size
 from gradvis.backends.tf.layers import compute_dtype
@@ -19,7 +20,6 @@ from gradvis.notes import note
 Tensor = Any
 # Kinds of operations that keep a state; those of keras.random and tf.random.stateless_... get theirs as an input.
 _DRAWING = ("Random", "Stateful", "TruncatedNormal", "ParameterizedTruncatedNormal", "Multinomial", "NonDeterministic")
-_DTYPES = ("float32", "float64", "bfloat16")
 
 
 def dtypes(model: Any, moved: list[Any], dtype: str | None) -> tuple[str, str | None]:
@@ -31,13 +31,12 @@ def dtypes(model: Any, moved: list[Any], dtype: str | None) -> tuple[str, str | 
         dtype: The one asked for, if any.
 
     Raises:
-        ValueError: If there is no such dtype, or a model without layers should change its own.
+        ValueError: If a model without layers should change its own.
     """
+    check_dtype(dtype)
     own = "float64" if any(v.dtype in {"float64", tf.float64} for v in moved) else "float32"
     if dtype is None:
         return own, None
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, but {dtype!r} came")
     wide = "float64" if dtype == "float64" else "float32"
     if not isinstance(model, keras.Model):
         if dtype != own:
@@ -54,7 +53,7 @@ def first_look(graphs: Graphs, dtype: str, data: Batches, *point: Any) -> Values
     Args:
         graphs: Of the model; their `facts` are set.
         dtype: What the user asked for.
-        data: Whose targets are looked at, as far as they are kept.
+        data: Its first batch is looked at.
         *point: Where, (d,), and the buffers.
 
     Raises:
@@ -83,8 +82,6 @@ def first_look(graphs: Graphs, dtype: str, data: Batches, *point: Any) -> Values
     graphs.facts.sample_bytes = max(activation_bytes(operations, size(batch)), 1)
     if graphs.criterion.sees_outputs:
         graphs.criterion.check(outputs, batch)
-        for each in data.kept or ():
-            graphs.criterion.check_targets(outputs, each)
     return np.asarray(sums)
 
 
@@ -126,12 +123,6 @@ def _narrows(operation: Any) -> bool:
     if operation.type != "Cast":
         return False
     return bool(operation.inputs[0].dtype == tf.float64 and operation.outputs[0].dtype == tf.float32)
-
-
-def columns(names: tuple[str, ...], sums: Values) -> tuple[str, ...]:
-    """Of `evaluate`: a term with no per-sample values has no standard error."""
-    each = zip(names, sums[:, 0], strict=True)
-    return tuple(column for name, samples in each for column in ((name, f"{name}_stderr") if samples else (name,)))
 
 
 def compiles(graphs: Graphs, *arguments: Any) -> bool:

@@ -48,7 +48,11 @@ def moved_variables(model: Any, include_frozen: bool = False) -> list[Any]:
             "a model with trainable variables was wanted, but all of its layers are frozen; pass include_frozen=True"
         )
     if odd := [v for v in moved if not tf.as_dtype(v.dtype).is_floating]:
-        raise ValueError(f"real floating-point parameters were wanted, but {odd[0].name} is {odd[0].dtype}")
+        kind = tf.as_dtype(odd[0].dtype).name
+        raise ValueError(
+            f"real floating-point parameters were wanted, but {names_of(model)[id(odd[0])]} is {kind}; keep real and "
+            "imaginary parts in variables of their own, and give trainable=False to what is no parameter"
+        )
     return moved
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from gradvis.backends.tf.batch import Tensor, describe, size
+from gradvis.backends.rows import describe
+from gradvis.backends.tf.batch import Tensor, size
 
 IGNORED = -100  # a class that does not count, as it is in PyTorch
 

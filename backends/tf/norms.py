@@ -16,29 +16,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from gradvis.backends.policies import too_few
 from gradvis.backends.tf.data import size
 
 Tensor = Any
 Seen = dict[int, list[tuple[Tensor, Tensor]]]  # by the id of a layer, mean and variance of each time that it ran
-
-POLICIES = ("eval", "batch", "recalibrate")
-# Points made from several checkpoints have no statistics of their own.
-SEVERAL = frozenset({"between", "pca"})
-
-
-def chosen_policy(policy: str | None, layers: Sequence[Any]) -> str | None:
-    """The policy of a model: the one asked for, else `eval`; None where it has no batch norm.
-
-    Args:
-        policy: The one that was asked for, if any.
-        layers: The batch norms.
-
-    Raises:
-        ValueError: If there is no such policy.
-    """
-    if policy is not None and policy not in POLICIES:
-        raise ValueError(f"batch_norm must be one of {', '.join(POLICIES)}, but {policy!r} came")
-    return (policy or "eval") if layers else None
 
 
 @contextmanager
@@ -53,10 +35,10 @@ def of_each_batch(layers: Sequence[Any], policy: str) -> Iterator[Seen]:
         What they have seen, filled as they run.
     """
     seen: Seen = {}
-    found = [(layer, layer.momentum) for layer in layers]
+    found, graph = [(layer, layer.momentum) for layer in layers], tf.compat.v1.get_default_graph()
     try:
         for layer in layers:
-            vars(layer)["call"] = _training(layer, layer.call, policy, seen)
+            vars(layer)["call"] = _training(layer, layer.call, policy, seen, graph)
             vars(layer)["momentum"] = 0.0  # what it assigns to its statistics is then the batch's own
         yield seen
     finally:
@@ -65,12 +47,18 @@ def of_each_batch(layers: Sequence[Any], policy: str) -> Iterator[Seen]:
             vars(layer)["momentum"] = momentum
 
 
-def _training(layer: Any, call: Callable[..., Tensor], policy: str, seen: Seen) -> Callable[..., Tensor]:
+def _training(layer: Any, call: Callable[..., Tensor], policy: str, seen: Seen, graph: Any) -> Callable[..., Tensor]:
     def called(inputs: Tensor, *arguments: Any, **named: Any) -> Tensor:
         mask = named.get("mask")
         count = _values(inputs, mask, layer.axis)
         if layer.trainable and isinstance(count, int) and count < 2:
-            raise _told(policy)
+            raise _told(too_few(policy))
+        if layer.trainable and policy == "recalibrate" and tf.compat.v1.get_default_graph() is not graph:
+            raise _told(
+                "batch norms outside of loops and branches were wanted, as batch_norm='recalibrate' takes their "
+                f"statistics out, but {layer.name} runs inside one; build its RNN with unroll=True, or take "
+                "batch_norm='eval'"
+            )
         outputs = call(inputs, *arguments, **{**named, "training": True})
         if layer.trainable:
             mean, variance = (tf.cast(each.value, tf.float64) for each in (layer.moving_mean, layer.moving_variance))
@@ -81,13 +69,10 @@ def _training(layer: Any, call: Callable[..., Tensor], policy: str, seen: Seen) 
     return called
 
 
-def _told(policy: str) -> ValueError:
-    """One sample has no variance; Keras would go on, with zeros."""
-    error = ValueError(
-        f"at least two samples in every batch were wanted, as batch_norm={policy!r} takes their statistics, but a "
-        "batch of one came; take another batch_size, or leave the last sample out"
-    )
-    error._keras_call_info_injected = True  # type: ignore[attr-defined]  # Keras would make many lines of it
+def _told(sentence: str) -> ValueError:
+    """What Keras would make many lines of, or go on."""
+    error = ValueError(sentence)
+    error._keras_call_info_injected = True  # type: ignore[attr-defined]  # what Keras itself looks at
     return error
 
 

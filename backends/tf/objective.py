@@ -6,7 +6,6 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import chain, groupby
 from typing import Any
 
 import keras
@@ -15,25 +14,23 @@ import tensorflow as tf
 
 from gradvis import machine
 from gradvis.arrays import Values, Vector
+from gradvis.backends.columns import columns, in_words, table
+from gradvis.backends.given import check_shard
+from gradvis.backends.policies import check_divisible, chosen_policy, on_plane
+from gradvis.backends.room import DATA_SHARE, POINTS, TOGETHER, fastest, pays_together, sizes_near
 from gradvis.backends.tf import checkpoints
 from gradvis.backends.tf.compute import Graphs
 from gradvis.backends.tf.criterion import Criterion
 from gradvis.backends.tf.data import load
 from gradvis.backends.tf.derivatives import Derivatives
-from gradvis.backends.tf.first import columns, compiles, dtypes, first_look
+from gradvis.backends.tf.first import compiles, dtypes, first_look
 from gradvis.backends.tf.guard import device_name, in_graphs, thread_count, untouched
 from gradvis.backends.tf.layers import batch_norms, compute_dtype, moved_variables, parameter_space, weights_of
-from gradvis.backends.tf.norms import SEVERAL, chosen_policy
 from gradvis.backends.tf.operators import Chosen
 from gradvis.backends.tf.passes import numbered, one_by_one, recalibrated, together
-from gradvis.backends.tf.products import TOGETHER
-from gradvis.backends.tf.room import POINTS, fastest, pays_together
 from gradvis.backends.tf.room import micro_batch as fitting
-from gradvis.notes import note
-from gradvis.objective import Reader, summarise
+from gradvis.objective import Reader
 from gradvis.plane import Plane
-
-_DATA_SHARE = 4  # a quarter of the free memory may hold data
 
 
 class KerasObjective(Derivatives):
@@ -100,11 +97,10 @@ class KerasObjective(Derivatives):
         self.space = parameter_space(model, self._moved, filters)
         moved = {id(v) for v in self._moved}
         self._rest = [v for v in weights_of(model) if id(v) not in moved]
-        self._state = None
         self._dtype, casts = dtypes(model, self._moved, dtype)
         self._computes = dtype or compute_dtype(model)
         self._norms = batch_norms(model)
-        self._asked, self._policy = batch_norm, chosen_policy(batch_norm, self._norms)
+        self._asked, self._policy = batch_norm, chosen_policy(batch_norm, bool(self._norms))
         self._device, self._threads = device_name(device, local[0]), thread_count(threads)
         in_graph = batch_loss if batch_loss is None else in_graphs(model, batch_loss)
         self._criterion = Criterion(model, loss, metrics, in_graph, weight, unit)
@@ -114,12 +110,11 @@ class KerasObjective(Derivatives):
         )  # fmt: skip
         self._graphs = graphs.of_batches if self._policy == "batch" else graphs
         self._eval_graphs = graphs
-        self._room = machine.memory() // local[1] // _DATA_SHARE
+        self._room = machine.memory() // local[1] // DATA_SHARE
         budget = self._room if data_budget is None else data_budget
         with untouched(self._device):
             found = load(data, self._dtype, batch_size, budget, samples, self._criterion.sees_outputs)
             self._look(found, micro_batch)
-        self._counts: tuple[float, float] | None = None
         self._chosen = Chosen()
         self._placed: tuple[Plane, Any, Any] | None = None
 
@@ -127,7 +122,9 @@ class KerasObjective(Derivatives):
         """The first batch goes through once; what it tells, and fixed rules, say how the rest is computed."""
         self._data, theta, rest = data, self._tensor(self.parameters()), self._buffers()
         sums = first_look(self._graphs, self._computes, data, theta, rest)
-        self.metrics = columns(self._graphs.names, sums)
+        if self._criterion.sees_outputs:
+            self._data = data.checked(self._criterion.check_batch)
+        self.metrics = columns(self._graphs.names, sums[:, 0])
         self._micro = None
         if self._criterion.sees_outputs and not self._batches_count:
             self._micro = self._even(micro or fitting(self._graphs.facts.sample_bytes, self._device))
@@ -152,7 +149,7 @@ class KerasObjective(Derivatives):
 
     @property
     def about(self) -> dict[str, Any]:
-        counted, sizes = self._batches_count or self._policy == "recalibrate", groupby(self._data.were)
+        counted = self._batches_count or self._policy == "recalibrate"
         return {
             "backend": "keras" if isinstance(self._model, keras.Model) else "tensorflow",
             "model": type(self._model).__name__,
@@ -162,7 +159,7 @@ class KerasObjective(Derivatives):
             **self._data.about(),
             "unit": self._criterion.unit,
             "batch_norm": self._policy,
-            **({"batches": ", ".join(f"{len(list(each))} of {count}" for count, each in sizes)} if counted else {}),
+            **({"batches": in_words(self._data.were)} if counted else {}),
             "include_frozen": self._include_frozen,
             "compile": self._compile,
         }
@@ -193,25 +190,14 @@ class KerasObjective(Derivatives):
         """See `Objective.tune`; times some sizes of micro-batches."""
         if self._micro is None:
             return self.how
-        most = self._data.samples
-        micros = sorted({min(max(1, self._micro * factor // 4), most) for factor in (1, 2, 4, 8)})
+        micros = sizes_near(self._micro, self._data.samples)
         best = fastest(micros, lambda micro: self.again({"micro_batch": micro}).evaluate(plane, np.zeros((1, plane.k))))
         return {**self.how, "micro_batch": best}
 
     def on(self, plane: Plane) -> KerasObjective:
-        """See `Objective.on`.
-
-        What is no parameter of the plane (moving statistics, frozen variables) is that of the checkpoint at which the
-        plane is pinned, else the model's. Batch norm has no statistics for points made from several checkpoints, or
-        from another model's parameters.
-        """
-        pinned = chain([self], map(self.at, plane.checkpoints.values()))
-        here = next((each for each in pinned if _same(each.parameters(), plane.origin)), None)
-        if not self._norms or self._asked is not None or (here and plane.about.get("kind") not in SEVERAL):
-            return here or self
-        if here is None:
-            note("the plane is pinned at other parameters than the model's: batch norm is recalibrated at every point")
-        return (here or self)._under("recalibrate")
+        """See `Objective.on`, and `policies.on_plane`."""
+        here, policy = on_plane(self, plane, free=bool(self._norms) and self._asked is None)
+        return here if policy is None else here._under(policy)
 
     def stored(self) -> KerasObjective:
         return self._under("eval") if self._norms else self
@@ -265,15 +251,9 @@ class KerasObjective(Derivatives):
         return other
 
     def shard(self, index: int, count: int) -> KerasObjective:
-        """See `Objective.shard`.
-
-        Raises:
-            ValueError: If there is no such shard, or batch norm is recalibrated.
-        """
-        if not 0 <= index < count:
-            raise ValueError(f"a shard is numbered 0 to {count - 1}, but {index} came")
-        if self._policy == "recalibrate":
-            raise ValueError("batch_norm='recalibrate' looks at all the data at once and cannot be cut into shards")
+        """See `Objective.shard`."""
+        check_shard(index, count)
+        check_divisible(self._policy)
         other = copy.copy(self)
         other._counts = self._count() if self._counts is None else self._counts
         other._data = self._data.shard(index, count)
@@ -297,10 +277,7 @@ class KerasObjective(Derivatives):
 
         with untouched(self._device):
             sums = self._with_room(compute)
-        means, spreads = summarise(sums)
-        names = [name for term in self._graphs.names for name in (term, f"{term}_stderr")]
-        both = np.stack([means, spreads], axis=-1).reshape(len(sums), len(names))
-        return both[:, [names.index(name) for name in self.metrics]]
+        return table(sums, self._graphs.names, self.metrics)
 
     def _place_plane(self, plane: Plane) -> tuple[Any, Any]:
         """Origin and directions on the device; they stay there until another plane comes."""
@@ -310,11 +287,6 @@ class KerasObjective(Derivatives):
             with untouched(self._device):
                 self._placed = plane, tf.constant(plane.origin.astype(wide)), tf.constant(plane.directions.astype(wide))
         return self._placed[1], self._placed[2]
-
-
-def _same(one: Vector, other: Vector) -> bool:
-    """Whether two vectors are one point, in whichever dtype."""
-    return np.array_equal(one.astype(np.float32), other.astype(np.float32))
 
 
 def _digest(arrays: Iterable[np.ndarray]) -> str:

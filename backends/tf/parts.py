@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gradvis.backends.tf.batch import describe, is_array
+from gradvis.backends.rows import describe
+from gradvis.backends.tf.batch import is_array
 from gradvis.backends.tf.keras_losses import term
 from gradvis.backends.tf.losses import Term
 from gradvis.notes import note

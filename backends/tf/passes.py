@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from gradvis.arrays import Values
+from gradvis.backends.policies import whole_batches
+from gradvis.backends.room import CHUNK_BYTES
 from gradvis.backends.tf.batch import bytes_of
 from gradvis.backends.tf.compute import Graphs
 from gradvis.backends.tf.data import Batches, size
@@ -16,8 +18,6 @@ from gradvis.backends.tf.norms import in_company, weighted
 
 Tensor = Any
 Point = Callable[[], Tensor]  # forms it, (d,)
-
-_ROOM = 64 << 20  # ours: the work on so much data at one point outweighs the forming of the point
 
 
 def one_by_one(graphs: Graphs, data: Batches, points: Sequence[Point], rests: Sequence[list[Tensor]]) -> Values:
@@ -74,7 +74,9 @@ def recalibrated(
     for chunk in _chunks(whole, data.kept is not None):
         for point, found in zip(points, seen, strict=True):
             theta = point()
-            found += [(size(batch), graphs.statistics(theta, values, number, batch)) for number, batch in chunk]
+            device = theta.device.rpartition("device:")[2].lower()
+            with whole_batches(device, tf.errors.ResourceExhaustedError):
+                found += [(size(batch), graphs.statistics(theta, values, number, batch)) for number, batch in chunk]
     return [weighted(graphs.norms, buffers, values, found) for found in seen]
 
 
@@ -85,7 +87,7 @@ def _chunks(batches: Iterable[tuple[int, Any]], kept: bool) -> Iterator[list[tup
     for number, batch in batches:
         chunk.append(numbered(number, batch))
         held += bytes_of(batch)
-        if held >= _ROOM and not kept:
+        if held >= CHUNK_BYTES and not kept:
             yield chunk
             chunk, held = [], 0
     if chunk:

@@ -19,12 +19,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from gradvis.backends.room import TOGETHER
 from gradvis.backends.tf.batch import cut_evenly, size
+from gradvis.backends.tf.losses import made_by
+from gradvis.notes import note
 
 Tensor = Any  # TensorFlow has no types of its own
 Vectorwise = Callable[[Tensor], Tensor]  # of one vector, (d,) to (d,)
 
-TOGETHER = 10  # vectors that share a pass: the contract's number of probes
 _MEAN = "GradvisThroughMean"
 _INNER = ("_body_graph", "_true_graph", "_false_graph")  # where TensorFlow keeps what its gradients are made of
 
@@ -55,6 +57,7 @@ class Products:
             operator: tf.function(_for_each_vector(maker), autograph=False) for operator, maker in self._makers.items()
         }
         self._known: dict[Any, Any] = {}
+        self._told = False  # that outputs are probabilities
         self.draws = False  # whether a graph was seen to depend on the number of its batch: a random forward
 
     def summed(
@@ -120,6 +123,12 @@ class Products:
     def _ggn(self, *point: Any) -> tuple[Vectorwise, Tensor]:
         """J' H J: with the Hessian of the loss in the outputs."""
         outputs, slopes, units = self._slopes(*point)
+        if not self._told and any(map(made_by, outputs)):
+            self._told = True
+            note(
+                "the Gauss-Newton matrix is taken in what the model gives, here probabilities; for the one in logits, "
+                "which cross entropies mostly mean, end the model without its softmax and give from_logits=True"
+            )
         return _sandwich(outputs, point[0], lambda moved: _slopes_of(slopes, outputs, moved)), units
 
     def _fisher(self, *point: Any) -> tuple[Vectorwise, Tensor]:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def _saved_model(path: Path) -> keras.Model:
         )
     if any("moving_" in variable.name for variable in function.variables):
         note(f"{path} is a SavedModel: its batch norm uses the stored statistics, whatever batch_norm says")
-    return Program(function)
+    return Program(function, getattr(loaded, "variables", ()))
 
 
 def _functions(loaded: Any) -> Iterator[Any]:
@@ -181,16 +181,27 @@ class Program(keras.Model):  # type: ignore[misc]
 
     Args:
         function: A concrete function of a SavedModel.
+        listed: All variables of the model, as `model.export` lists them; the function has those that it uses, in the
+            order of their use.
+
+    Attributes:
+        listed: Where in that list each variable is, by its id; empty if there is no list.
+        count: How many variables it had.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, listed: Sequence[Any] = ()) -> None:
         super().__init__(name="program")
         tree: dict[str, _Part] = {}
-        copies = [self._copy(variable, tree) for variable in function.variables]
+        place = {id(variable): number for number, variable in enumerate(listed)}
+        variables = sorted(function.variables, key=lambda variable: place.get(id(variable), len(place)))
+        copies = [self._copy(variable, tree) for variable in variables]
+        whole = place.keys() >= {id(variable) for variable in variables}
+        pairs = zip(copies, variables, strict=True) if whole else ()
+        self.listed, self.count = {id(copy): place[id(variable)] for copy, variable in pairs}, len(listed)
         # As a list they would be variables of the model itself, without a place in the tree.
         self._copies: partial[list[Any]] = partial(list, copies)
         inner = {id(outside): inside.name for outside, inside in function.graph.captures}
-        self._places = [inner[id(variable.handle)] for variable in function.variables]
+        self._places = [inner[id(variable.handle)] for variable in variables]
         self._specs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
         self._graph, self._results = frozen.graph.as_graph_def(), [each.name for each in frozen.outputs]

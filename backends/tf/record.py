@@ -41,7 +41,8 @@ def record(
     Args:
         model: What is trained: a built `keras.Model`, or a `tf.Module`.
         optimizer: Whose `iterations` count; of several, the first. They are looked at in `log`, `stepped` and `save`:
-            call one of these once an iteration. Without an optimizer, call `save`.
+            call one of these once an iteration, right after the step where statistics move in a forward pass. Without
+            an optimizer, call `save`.
         out: The folder of the recording.
         every_n_steps: How many optimizer steps lie between two recorded ones.
         parameters: A glob, or several: which parameters are recorded. Moving statistics always are.
@@ -81,6 +82,7 @@ class KerasRecorder(Recorder):
         self._start = 0 if optimizer is None else whole(optimizer._iterations)  # batches, where gradients accumulate
         self._schedule: tuple[Any, Any] = None, None
         self._blind = False  # whether a step has shown no loss
+        self._late = False  # whether steps are seen one forward pass late, which has been said
         self._offset = (options.step or 0) - self._iterations()
         super().__init__(self._plan, options, active=chief, counting=optimizer is not None)
 
@@ -105,7 +107,14 @@ class KerasRecorder(Recorder):
             raise TypeError(
                 "a loss is a number, but a tensor of a graph came; return it from the tf.function and log it there"
             )
+        before = self.step
         self.stepped()
+        if self._before and self.step > before and self._plan.buffers and not self._late:
+            self._late = True
+            note(
+                "losses are logged before their step: each step is seen at the next log, with the moving statistics of "
+                "one forward pass more; log after the step, or call stepped() right after it"
+            )
         super().log(tf.convert_to_tensor(loss) if isinstance(loss, (tf.Variable, keras.Variable)) else loss)
 
     def stepped(self) -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from functools import reduce
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from gradvis.arrays import Vector
+from gradvis.backends.recorded import STORED, Place, check_any, check_unchanged, storage, tell_left_out
+from gradvis.backends.recorded import slices as recorded_slices
 from gradvis.backends.tf.layers import moved_variables, names_of, weights_of
-from gradvis.notes import note
 from gradvis.objective import Reader
 from gradvis.provenance import digest
 from gradvis.recording import Recorded
 from gradvis.rows import Plan, place_parts
-
-_STORED = (tf.float16, tf.float32, tf.float64)
 
 Variables = dict[str, Any]
 
@@ -42,12 +40,9 @@ class Snapshots:
         }
         self.buffers: Variables = {n: v for n, v in numbers.items() if id(v) not in owned}
         self._left_out = tuple(n for n in names.values() if n not in {**self.parameters, **self.buffers})
-        if not self.parameters:
-            raise ValueError(
-                f"no parameter matches {', '.join(map(repr, patterns))}; there are {_listed(names.values())}: give a "
-                "glob such as 'dense*/kernel', or leave it out"
-            )
-        self.dtype = _storage(self.parameters.values(), dtype)
+        check_any(self.parameters, patterns, names.values(), "dense*/kernel")
+        asked = dtype if dtype is None or isinstance(dtype, str) else tf.as_dtype(dtype).name
+        self.dtype = tf.as_dtype(storage((_dtype(v).name for v in self.parameters.values()), asked))
         self._read = tf.function(self._values, autograph=False)
 
     def plan(self, groups: int) -> Plan:
@@ -63,13 +58,8 @@ class Snapshots:
         )
 
     def take(self, spare: Vector | None = None) -> tuple[Vector, np.ndarray]:
-        """Parameters (d,), in `spare` if that is given, and the bytes of buffers.
-
-        Raises:
-            ValueError: If the model has other variables than at the start.
-        """
-        if [id(v) for v in weights_of(self._model)] != self._all:
-            raise ValueError("the model has other parameters or buffers than at the start; record it anew")
+        """Parameters (d,), in `spare` if that is given, and the bytes of buffers."""
+        check_unchanged([id(v) for v in weights_of(self._model)] == self._all)
         *values, raw = self._read()
         flat = (
             np.empty(sum(map(_size, self.parameters.values())), self.dtype.as_numpy_dtype) if spare is None else spare
@@ -105,11 +95,7 @@ def _left_out(model: Any, recorded: Recorded) -> Variables:
     named = set(recorded.recording.about.get("left_out") or ())
     names = names_of(model)
     kept = {names[id(v)]: v for v in weights_of(model) if names[id(v)] in named}
-    if kept:
-        note(
-            f"{recorded.recording.path.name} has not {_listed(sorted(kept))} ({len(kept)} in all): these stay as the "
-            "model has them"
-        )
+    tell_left_out(recorded.recording, kept)
     return kept
 
 
@@ -128,27 +114,14 @@ def slices(model: Any, moved: Sequence[Any], dtype: str, recorded: Recorded) -> 
     names, blocks, kept = names_of(model), recorded.recording.blocks, _left_out(model, recorded)
     for variable in moved:
         _check(names[id(variable)], variable, recorded, kept)
-    stops = np.cumsum([_size(v) for v in moved])
+    stops = np.cumsum([_size(v) for v in moved]).tolist()
 
-    def read(part: slice) -> Vector:
-        pieces: list[tuple[int, int] | Vector] = []
-        for variable, stop in zip(moved, stops.tolist(), strict=True):
-            start = stop - _size(variable)
-            first, last = max(part.start, start) - start, min(part.stop, stop) - start
-            if first >= last:
-                continue
-            if (name := names[id(variable)]) in kept:
-                pieces.append(variable.numpy().reshape(-1)[first:last])
-                continue
-            place = blocks[name].start + first, blocks[name].start + last
-            before = pieces[-1] if pieces else None
-            if isinstance(before, tuple) and before[1] == place[0]:  # one reading for what lies together
-                pieces[-1] = before[0], place[1]
-            else:
-                pieces.append(place)
-        found = [recorded.parameters(*each) if isinstance(each, tuple) else each for each in pieces]
-        return np.concatenate([np.empty(0, dtype), *(each.astype(dtype, copy=False) for each in found)])
+    def place(variable: Any, stop: int) -> Place:
+        name = names[id(variable)]
+        stored = None if name in kept else blocks[name].start
+        return Place(stop - _size(variable), stop, stored, lambda part: variable.numpy().reshape(-1)[part])
 
+    read = recorded_slices(list(map(place, moved, stops)), recorded.parameters, dtype)
     return Reader(read, _rest(model, moved, recorded))
 
 
@@ -182,25 +155,10 @@ def _is_number(variable: Any) -> bool:
     return _dtype(variable) not in {tf.string, tf.resource, tf.variant}
 
 
-def _storage(values: Any, dtype: Any) -> tf.DType:
-    """In which dtype all parameters are stored.
-
-    Raises:
-        ValueError: If a dtype is asked for that NumPy does not have.
-    """
-    if dtype is None:
-        own = (found if (found := _dtype(v)) in _STORED else tf.float32 for v in values)
-        return reduce(lambda one, other: one if one.size >= other.size else other, own)
-    for known in _STORED:
-        if known.name == (dtype if isinstance(dtype, str) else tf.as_dtype(dtype).name):
-            return known
-    raise ValueError(f"dtype must be one of {', '.join(k.name for k in _STORED)}, but {dtype} came; leave it out")
-
-
 def _kept(variable: Any) -> tf.DType:
     """In which dtype a buffer's bytes are: its own, or float32 where NumPy has none such (bfloat16)."""
     dtype = _dtype(variable)
-    return tf.float32 if dtype.is_floating and dtype not in _STORED else dtype
+    return tf.float32 if dtype.is_floating and dtype.name not in STORED else dtype
 
 
 def _raw(variable: Any) -> Any:
@@ -219,9 +177,3 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 def _size(variable: Any) -> int:
     return int(np.prod(_shape(variable), dtype=np.int64))
-
-
-def _listed(names: Any) -> str:
-    """The first three."""
-    shown = list(names)
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")

@@ -9,11 +9,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gradvis.backends.given import each, leaves, refuse_endless
-from gradvis.backends.tf.batch import Rows, is_array
+from gradvis.backends import reading
+from gradvis.backends.given import leaves, refuse_endless
+from gradvis.backends.room import DEFAULT_BATCH
+from gradvis.backends.rows import rows_of
+from gradvis.backends.tf.batch import is_array, take
 from gradvis.backends.tf.files import read_data
-
-DEFAULT_BATCH = 128
 
 
 def source(data: Any, batch_size: int | None) -> Iterable[Any]:
@@ -30,9 +31,9 @@ def source(data: Any, batch_size: int | None) -> Iterable[Any]:
     """
     if isinstance(data, (str, os.PathLike)):
         arrays, mapped = read_data(data)
-        return _rows(arrays, batch_size or DEFAULT_BATCH, mapped)
+        return rows_of(arrays, batch_size or DEFAULT_BATCH, mapped, take)
     if _is_arrays(data):
-        return _rows(tuple(data), batch_size or DEFAULT_BATCH)
+        return rows_of(tuple(data), batch_size or DEFAULT_BATCH, mapped=False, take=take)
     if batch_size is not None:
         raise ValueError(
             "batch_size is for arrays and data files; a Dataset or iterable brings its own batches; "
@@ -54,33 +55,9 @@ _WANTED = (
 )
 
 
-def once(found: Iterable[Any]) -> bool:
-    """Whether it can be read only once."""
-    return isinstance(found, Iterator)
-
-
-def length(found: Iterable[Any]) -> int | None:
-    """How many batches it says it has; None where it does not say."""
-    try:
-        return len(found)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return None
-
-
 def read(found: Iterable[Any]) -> Iterator[Any]:
-    """Its batches, one after the other.
-
-    Raises:
-        ValueError: If there are more than it says.
-    """
-    most = length(found)
-    for number, batch in enumerate(found):
-        if most is not None and number >= most:
-            raise ValueError(
-                f"data that says how long it is was wanted, but {type(found).__name__} gives more than the {most} "
-                "batches of its __len__; mend that"
-            )
-        yield batch
+    """Its batches, one after the other; see `reading.read`."""
+    return reading.read(found, type(found).__name__)
 
 
 class Numbered:
@@ -105,7 +82,7 @@ def _numbered(data: Any) -> Numbered:
     """
     if not hasattr(data, "__getitem__") or isinstance(data, type):
         raise TypeError(_WANTED.format(type(data).__name__))
-    if length(data) is None:
+    if reading.length(data) is None:
         raise ValueError(
             f"data that says how long it is was wanted, but {type(data).__name__} has no __len__; give it one"
         )
@@ -125,22 +102,3 @@ def _all_arrays(value: Any) -> bool:
     """Whether it is an array, or a nest of nothing else."""
     found = [leaf for _, leaf in leaves(value)]
     return bool(found) and all(is_array(leaf) for leaf in found)
-
-
-def _rows(arrays: tuple[Any, ...], size: int, mapped: bool = False) -> Rows:
-    """The arrays, batch by batch.
-
-    Raises:
-        ValueError: If they are not of one length.
-    """
-    arrays = each(lambda leaf: leaf.to_numpy() if hasattr(leaf, "to_numpy") else leaf, arrays)  # tables of pandas
-    counts = [[_count(leaf) for _, leaf in leaves(part) if leaf is not None] for part in arrays]
-    if len({count for part in counts for count in part}) != 1 or 0 in counts[1]:
-        came = [" or ".join(str(count) for count in sorted(set(part))) for part in counts if part]
-        words = "inputs, targets and sample weights" if len(came) > 2 else "inputs and targets"
-        raise ValueError(f"{words} of one length, at least 1, were wanted, but {' and '.join(came)} came")
-    return Rows(arrays, size, mapped=mapped)
-
-
-def _count(leaf: Any) -> int:
-    return int(leaf.shape[0]) if len(leaf.shape) else 0

@@ -7,6 +7,7 @@ numbers lie. The same walk over the model tells which variable is meant by which
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from gradvis.backends.tf.layers import names_of, weights_of
+from gradvis.backends.tf.programs import Program
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
@@ -41,7 +43,8 @@ def from_checkpoint(model: Any, prefix: Path, key: str | None = None) -> dict[in
     if len(fits) > 1:
         shown = ", ".join(where or "the top" for where in fits.values())
         raise ValueError(f"several states of {prefix} fit the model ({shown}); give one as key (--key)")
-    return {id(v): reader.get_tensor(name) for v, name in zip(wanted, next(iter(fits)), strict=True)}
+    with _whole(prefix):
+        return {id(v): reader.get_tensor(name) for v, name in zip(wanted, next(iter(fits)), strict=True)}
 
 
 def _has(shapes: dict[str, Any], name: str | None, variable: Any) -> bool:
@@ -62,6 +65,17 @@ def _wrong(model: Any, missing: dict[str, list[Any]], key: str | None, nodes: An
     )
 
 
+def is_export(folder: Path) -> bool:
+    """Whether `model.export` wrote a SavedModel: that lists the variables, but not to which layer they belong.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    with _whole(folder):
+        names = [name for name, _ in tf.train.list_variables(str(folder / "variables" / "variables"))]
+    return any(name.startswith("_all_variables/") for name in names)
+
+
 def from_export(model: Any, folder: Path) -> dict[int, np.ndarray]:
     """The same of what `model.export` wrote, which has a list of all variables in the model's order.
 
@@ -70,17 +84,20 @@ def from_export(model: Any, folder: Path) -> dict[int, np.ndarray]:
     """
     reader, nodes = _opened(folder / "variables" / "variables")
     listed = _children(nodes, _children(nodes, 0).get("variables", 0))
-    stored = [_key(nodes[listed[str(place)]]) for place in range(len(listed)) if str(place) in listed]
+    there = [nodes[listed[str(place)]] for place in range(len(listed)) if str(place) in listed]
     measured = {id(v) for metric in getattr(model, "metrics", []) for v in metric.variables}
     own = [v for v in model.variables if id(v) not in measured]
-    shapes = reader.get_variable_to_shape_map()
+    if isinstance(model, Program) and len(there) == model.count:  # it has those alone that its outputs depend on
+        there = [there[model.listed[id(v)]] for v in own]
+    stored, shapes = [_key(node) for node in there], reader.get_variable_to_shape_map()
     if [tuple(shapes.get(name, "?")) for name in stored] != [tuple(v.shape) for v in own]:
         raise ValueError(
             f"{folder} does not fit the model: it was exported with {len(stored)} variables of other shapes or in "
             f"another order than the model's {len(own)}; give a .weights.h5 or .keras file of the same network"
         )
     kept = {id(v) for v in weights_of(model)}
-    return {id(v): reader.get_tensor(name) for v, name in zip(own, stored, strict=True) if id(v) in kept}
+    with _whole(folder):
+        return {id(v): reader.get_tensor(name) for v, name in zip(own, stored, strict=True) if id(v) in kept}
 
 
 def _opened(prefix: Path) -> tuple[Any, Any]:
@@ -89,12 +106,23 @@ def _opened(prefix: Path) -> tuple[Any, Any]:
     Raises:
         ValueError: If there is none, it is damaged, or it is of TensorFlow 1.
     """
-    try:
+    with _whole(prefix):
         reader = tf.train.load_checkpoint(str(prefix))
         if not reader.has_tensor(_GRAPH):
             raise ValueError("it names no objects, as checkpoints of TensorFlow 1 do not")
         return reader, TrackableObjectGraph.FromString(reader.get_tensor(_GRAPH)).nodes
-    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+
+
+@contextmanager
+def _whole(prefix: Path) -> Iterator[None]:
+    """Inside, a checkpoint is read.
+
+    Raises:
+        ValueError: If that fails: TensorFlow raises by what it was doing when a file ended.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, IndexError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"a checkpoint of tf.train.Checkpoint was wanted, but {prefix} is not one, or it is damaged "
