@@ -151,6 +151,7 @@ def end(command, folder, env, send):
         return status, err.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher.name)
 def test_a_result_survives_one_end_after_another_and_comes_out_the_same(whole, folder, launcher):
     command = (*launcher.command, "-n", "2", SURFACE, *FEW, "--out", "run.zarr")

@@ -1,21 +1,20 @@
-"""The how-to for Keras: its page runs as it is, each command in a process of its own, as users type it."""
+"""The how-to for Keras: its page runs as it is; one process does all commands of a block: TensorFlow starts slowly."""
 
 from __future__ import annotations
 
+import json
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gradvis
+from tests.launch import PYTHON, run
+from tests.test_keras_commands import MANY
 
 PAGE = (Path(__file__).parent.parent / "notebooks" / "howto" / "keras.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.M | re.S)
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +25,16 @@ def folder(tmp_path_factory):
         if language == "python":
             (place / re.match(r"# (\w+\.py)\n", block)[1]).write_text(block)
             continue
-        for line in block.splitlines():
-            command, *words = shlex.split(line)
-            done = subprocess.run(
-                [BIN / command, *words], cwd=place, capture_output=True, text=True, timeout=300, check=False
-            )
-            assert done.returncode == 0, f"{line}\n{done.stderr}"
+        lines = block.splitlines()
+        scripts = [line for line in lines if line.startswith("python ")]
+        ours = [line for line in lines if line.startswith("gradvis-")]
+        assert lines == [*scripts, *ours]
+        for line in scripts:
+            done = run(PYTHON, *line.split()[1:], cwd=place, timeout=120)
+            assert done.returncode == 0, done.stderr
+        done = run(PYTHON, "-c", MANY, *[line.removeprefix("gradvis-") for line in ours], cwd=place, timeout=240)
+        assert done.returncode == 0, done.stderr
+        assert [status for status, *_ in json.loads(done.stdout)["found"]] == [0] * len(ours), done.stdout
     return place
 
 

@@ -16,9 +16,7 @@ import pytest
 import tensorflow as tf
 
 import gradvis
-from gradvis.backends.tf.room import micro_batch
 from gradvis.notes import Note
-from gradvis.plane import Plane
 
 layers = keras.layers
 RNG = np.random.default_rng(3)
@@ -49,30 +47,9 @@ def losses(theta, x=X, y=Y):
 # ---------------------------------------------------------------------- options
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"dtype": "float16"}, "dtype must be one of float32, float64, bfloat16, but 'float16' came"),
-        ({"device": "cuda:9"}, "one of cpu"),
-        ({"device": "tpu"}, "one of cpu"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        measured(dense(), **options)
-
-
 def test_a_model_that_was_never_called_is_refused():
     with pytest.raises(ValueError, match="call it on one batch"):
         measured(keras.Sequential([layers.Dense(3)]))
-
-
-def test_half_precision_layers_are_moved_in_single_precision():
-    made = objective(dense(dtype=keras.DTypePolicy("mixed_bfloat16")))
-
-    assert made.about["dtype"] == "bfloat16"
-    assert made.parameters().dtype == np.float32
-    assert made.gradient(made.parameters()).dtype == np.float32
 
 
 def test_threads_that_come_too_late_are_told_of():
@@ -84,58 +61,10 @@ def test_threads_that_come_too_late_are_told_of():
     assert made.how["threads"] == runs
 
 
-def test_the_micro_batch_is_the_users_or_that_of_a_rule_and_an_earlier_run_is_computed_as_it_was():
-    wide = X.repeat(30, 0), Y.repeat(30)
-    first, other = objective(dense(), wide, micro_batch=70), objective(dense(), wide)
-    theta = first.parameters()
-
-    again = other.again(first.how)
-
-    assert first.how["micro_batch"] == again.how["micro_batch"] == 60  # five even pieces
-    assert other.how["micro_batch"] == 300
-    assert again.gradient(theta).tobytes() == first.gradient(theta).tobytes()
-    assert again.measure(theta) == first.measure(theta)
-    assert again.fingerprint() == objective(dense(), wide).again(first.how).fingerprint() | {
-        "parameters": again.fingerprint()["parameters"]
-    }
-
-
-def test_the_rule_for_micro_batches_looks_at_what_a_sample_costs():
-    assert micro_batch(170_000, "/CPU:0") == 256
-    assert micro_batch(1 << 40, "/CPU:0") == 16
-    assert micro_batch(170_000, "/GPU:0") > micro_batch(170_000, "/CPU:0")
+def test_what_a_sample_costs_is_read_off_the_graph():
     wide = objective(keras.Sequential([keras.Input((4,)), layers.Dense(5000), layers.Dense(3)]))
 
     assert 40_000 <= wide._graphs.facts.sample_bytes <= 60_000  # 5,000 sums and as many with the bias, of 4 bytes
-
-
-def test_fewer_samples_go_at_once_when_the_memory_is_too_small():
-    made = objective(dense(), micro_batch=8).again({"points": 1})
-    theta = made.parameters()
-    whole, measure = made.measure(theta), made._graphs.measure
-
-    def small(sums, theta, rest, number, batch):
-        if len(batch[1]) > 3:
-            raise tf.errors.ResourceExhaustedError(None, None, "too much")
-        return measure(sums, theta, rest, number, batch)
-
-    made._graphs.measure = small
-    with pytest.warns(Note, match="ran out of memory: going on with 2 samples at once in place of 5"):
-        found = made.measure(theta)
-
-    assert found == pytest.approx(whole, rel=1e-6)
-    assert made.how["micro_batch"] == 2
-
-
-def test_tuning_gives_a_way_that_can_be_gone_again():
-    made = objective(dense(), micro_batch=4)
-    plane = gradvis.random_plane(made)
-
-    how = made.tune(plane)
-
-    assert how["micro_batch"] in {1, 2, 4, 8, 10}
-    assert made.again(how).how["micro_batch"] <= how["micro_batch"]
-    assert made.tune_products(made.parameters(), 2)["product_micro_batch"] in {1, 2, 4}
 
 
 # ---------------------------------------------------------------------- other dtypes
@@ -171,16 +100,6 @@ def test_a_model_of_single_precision_is_computed_in_double_as_if_it_had_been_bui
     assert objective(wide, data, dtype="float32").measure(theta) == pytest.approx(single.measure(theta), rel=1e-5)
 
 
-def test_bfloat16_is_of_the_forward_pass_alone():
-    model = dense()
-    made, single = objective(model, dtype="bfloat16"), objective(model)
-    theta = made.parameters()
-
-    assert (made.about["dtype"], theta.dtype) == ("bfloat16", np.float32)
-    assert made.measure(theta)["loss"] == pytest.approx(single.measure(theta)["loss"], rel=0.02)
-    assert made.measure(theta)["loss"] != single.measure(theta)["loss"]
-
-
 def test_a_layer_that_cannot_follow_is_refused_and_one_that_hides_it_is_told_of():
     class Stubborn(layers.Layer):
         def call(self, x):
@@ -204,6 +123,7 @@ def test_a_compiled_forward_pass_gives_the_same_numbers_or_none_is_taken():
     theta = plain.parameters()
 
     assert (plain.about["compile"], compiled.about["compile"]) == (False, True)
+    assert (plain.how["points"], compiled.how["points"]) == (32, 1)
     assert compiled.measure(theta) == pytest.approx(plain.measure(theta), rel=1e-5)
 
     class Unknown(layers.Layer):
@@ -257,156 +177,7 @@ def test_what_is_added_in_a_call_is_of_whole_batches_and_leaves_no_trace():
     assert (set(adds._loss_ids), list(adds._losses)) == before[1:]
 
 
-# ---------------------------------------------------------------------- any model
-
-
-def entropy(model, batch):
-    inputs, targets = batch
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(targets, tf.int64), model(inputs))
-
-
-class Plain(tf.Module):
-    """No Keras in it: it counts its calls, looks up rows, and branches on a tensor."""
-
-    def __init__(self):
-        super().__init__()
-        self.kernel, self.shift = (tf.Variable(RNG.normal(size=(rows, 3)).astype("float32")) for rows in (4, 2))
-        self.calls = tf.Variable(0.0, trainable=False)
-
-    @tf.function
-    def __call__(self, x):
-        self.calls.assign_add(1.0)
-        if tf.reduce_sum(x) > 1e9:
-            x = x * 0
-        return x @ self.kernel + tf.gather(self.shift, 1) * self.calls
-
-
-@pytest.mark.parametrize("options", [{}, {"data_budget": 0}], ids=["kept", "streamed"])
-def test_a_module_without_keras_is_moved_by_its_trainable_variables(options):
-    model = Plain()
-    model(X)  # its tf.function now knows a graph that reads the variables
-    before = [variable.numpy().tobytes() for variable in model.variables]
-    made = gradvis.objective(model, [(X[:6], Y[:6]), (X[6:], Y[6:])], batch_loss=entropy, **options)
-    theta = made.parameters() + 0.1
-
-    found, slope, products = made.measure(theta), made.gradient(theta), made.hvp(theta, np.eye(18)[:2])
-
-    moved = dict(zip((block.name for block in made.space), (theta[b.slice] for b in made.space), strict=True))
-    whole = np.concatenate([moved["kernel"], 2 * moved["shift"][3:]])  # calls: 1 when it was made, and one more
-    assert found["loss"] == pytest.approx(losses(whole).mean(), rel=1e-5)
-    assert found["loss_stderr"] == pytest.approx(losses(whole).std(ddof=1) / np.sqrt(10), rel=1e-4)
-    for each in range(18):
-        step = np.eye(18)[each] * 1e-2
-        assert slope[each] == pytest.approx(
-            (made.measure(theta + step)["loss"] - made.measure(theta - step)["loss"]) / 2e-2, abs=2e-4
-        )
-    step = 1e-2 * np.eye(18)[0]
-    np.testing.assert_allclose(
-        products[0], (made.gradient(theta + step) - made.gradient(theta - step)) / 2e-2, atol=2e-4
-    )
-    assert [variable.numpy().tobytes() for variable in model.variables] == before
-    assert not {"assign", "_read_variable_op"} & set(vars(model.kernel))
-    assert made.about["model"] == "Plain"
-
-
-def test_a_batch_loss_of_a_module_that_raises_leaves_the_variables_as_they_were():
-    model = Plain()
-
-    def failing(model, batch):
-        model.kernel.assign(model.kernel * 0)
-        raise ArithmeticError("no loss today")
-
-    before = model.kernel.numpy()
-    with pytest.raises(ArithmeticError, match="no loss today"):
-        gradvis.objective(model, (X, Y), batch_loss=failing)
-    np.testing.assert_array_equal(model.kernel.numpy(), before)
-    model.kernel.assign(before + 1)
-    np.testing.assert_array_equal(model.kernel.numpy(), before + 1)
-
-
-def test_a_keras_model_has_batch_losses_of_its_own_too():
-    """Such as those of physics: what it gives is differentiated by what it gets."""
-    model = dense(1, activation="tanh", dtype="float64")
-    wide = X.astype(float)
-
-    def slope(model, batch):
-        with tf.GradientTape() as tape:
-            tape.watch(batch)
-            outputs = model(batch)
-        return tf.reduce_sum(tape.gradient(outputs, batch) ** 2, 1)
-
-    made = gradvis.objective(model, [wide[:6], wide[6:]], batch_loss=slope, unit="point")
-    theta = made.parameters()
-
-    kernel, bias = theta[:4], theta[4]
-    wanted = (1 - np.tanh(wide @ kernel + bias) ** 2) ** 2 * (kernel @ kernel)
-    assert made.measure(theta)["loss"] == pytest.approx(wanted.mean(), rel=1e-12)
-    assert made.about["unit"] == "point"
-    step = 1e-6 * np.ones(5)
-    assert made.gradient(theta) @ step == pytest.approx(
-        (made.measure(theta + step)["loss"] - made.measure(theta - step)["loss"]) / 2, rel=1e-6
-    )
-
-
-def test_a_call_that_was_traced_before_is_traced_anew():
-    class Decorated(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.last = layers.Dense(3)
-
-        @tf.function
-        def call(self, x):
-            return self.last(x)
-
-    model = Decorated()
-    model(X)
-    with tf.device("/CPU:0"):  # TensorFlow keeps a graph for each device
-        model(X)
-    made = objective(model)
-    theta = made.parameters() + 0.5
-
-    assert made.measure(theta)["loss"] == pytest.approx(losses(theta).mean(), rel=1e-6)
-    step = 1e-2 * np.eye(15)[0]
-    wanted = (losses(theta + step) - losses(theta - step)).mean() / 2e-2
-    assert made.gradient(theta)[0] == pytest.approx(wanted, rel=1e-3)
-    assert not tf.config.functions_run_eagerly()
-
-
 # ---------------------------------------------------------------------- how it is computed
-
-
-@pytest.mark.parametrize("points", [1, 32])
-def test_the_same_points_have_the_same_bits_however_they_are_tiled(points):
-    made = objective(dense(), micro_batch=4).again({"points": points})
-    plane, coords = gradvis.random_plane(made), RNG.uniform(-1, 1, (7, 2))
-
-    whole = made.evaluate(plane, coords)
-
-    tiles = [made.evaluate(plane, coords[part]) for part in (slice(0, 1), slice(1, 4), slice(4, 4), slice(4, 7))]
-    assert np.concatenate(tiles).tobytes() == whole.tobytes()
-    assert whole[2, 0] == pytest.approx(made.measure(plane.point(coords)[2])["loss"], rel=1e-6)
-
-
-def test_points_of_small_nets_on_little_data_go_together():
-    small = objective(dense())
-    large = objective(keras.Sequential([keras.Input((4,)), layers.Dense(40_000), layers.Dense(3)]))
-    plane, coords = gradvis.random_plane(small), RNG.uniform(-1, 1, (5, 2))
-
-    assert (small.how["points"], large.how["points"], objective(dense(), compile=True).how["points"]) == (32, 1, 1)
-    together, alone = (small.again({"points": points}).evaluate(plane, coords) for points in (32, 1))
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
-    wanted = [losses(theta).mean() for theta in plane.point(coords)]
-    np.testing.assert_allclose(together[:, 0], wanted, rtol=1e-5)
-
-
-def test_a_plane_of_another_dtype_is_formed_in_the_wider_one():
-    made = objective(dense())
-    theta = made.parameters()
-    plane = Plane(theta.astype(float), np.full((1, 15), 1 / 3))
-
-    found = made.evaluate(plane, np.array([[0.1]]))[0, 0]
-
-    assert found == made.measure((theta.astype(float) + 0.1 / 3).astype(np.float32))["loss"]
 
 
 def test_each_graph_is_traced_once_and_no_warning_comes_of_many_objectives():

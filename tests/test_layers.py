@@ -1,22 +1,15 @@
-"""Filters against what the layers compute: a filter is what changes one output and no other."""
-
-import warnings
+"""Filters of torch's recurrent and attention layers, raw parameters, tied weights, and norms that see a batch."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from torch.nn.utils import parametrizations, prune
-from torch.nn.utils import spectral_norm as old_spectral_norm
-from torch.nn.utils import weight_norm as old_weight_norm
-from torch.nn.utils.parametrize import register_parametrization
 from transformers.pytorch_utils import Conv1D
 
 import gradvis
 from gradvis.backends.analytic import Quadratic
 from gradvis.backends.pytorch.layers import batch_norms, has_batch_norm, mixes_batch, parameter_space
-from gradvis.notes import Note
 
 
 def drawn(*shape):
@@ -61,59 +54,6 @@ def through(model, name, *inputs):
 
 
 # ------------------------------------------------------------------------------------ layers of torch
-
-
-class Doubled(nn.Linear):
-    def forward(self, inputs):
-        return 2 * super().forward(inputs)
-
-
-class Equalised(nn.Conv2d):
-    def forward(self, inputs):
-        return self._conv_forward(inputs, self.weight / self.weight[0].numel() ** 0.5, self.bias)
-
-
-def channels(outputs):
-    return outputs.sum([axis for axis in range(outputs.ndim) if axis != 1])
-
-
-LAYERS = {
-    "dense": (nn.Linear(3, 4), (drawn(5, 3),), channels),
-    "a dense subclass": (Doubled(3, 4), (drawn(5, 3),), channels),
-    "a convolution subclass": (Equalised(2, 4, 3), (drawn(2, 2, 6, 6),), channels),
-    "convolution 1-D, grouped": (nn.Conv1d(4, 6, 3, groups=2), (drawn(2, 4, 6),), channels),
-    "convolution 2-D": (nn.Conv2d(2, 4, 3), (drawn(2, 2, 6, 6),), channels),
-    "convolution 2-D, depthwise": (nn.Conv2d(3, 6, 3, groups=3), (drawn(2, 3, 6, 6),), channels),
-    "convolution 3-D": (nn.Conv3d(2, 4, 2), (drawn(1, 2, 3, 3, 3),), channels),
-    "transposed 1-D": (nn.ConvTranspose1d(3, 2, 3), (drawn(2, 3, 5),), channels),
-    "transposed 2-D, grouped": (nn.ConvTranspose2d(4, 6, 3, groups=2), (drawn(2, 4, 5, 5),), channels),
-    "transposed 3-D": (nn.ConvTranspose3d(2, 3, 2), (drawn(1, 2, 3, 3, 3),), channels),
-    "embedding": (nn.Embedding(5, 3), (torch.arange(5),), lambda rows: rows.sum(1)),
-    "bag of embeddings": (nn.EmbeddingBag(5, 3), (torch.arange(5)[:, None],), lambda rows: rows.sum(1)),
-    "bilinear": (nn.Bilinear(3, 2, 4), (drawn(5, 3), drawn(5, 2)), channels),
-    "transformers' Conv1D": (Conv1D(6, 3), (drawn(5, 3),), channels),
-}
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_a_filter_is_what_makes_one_output_of_a_layer(kind):
-    layer, inputs, outputs = LAYERS[kind]
-    outcome = through(drawn_like(layer), "weight", *inputs)
-    assert_filters(layer, "weight", lambda weight: outputs(outcome(weight)))
-
-
-@pytest.mark.parametrize("kind", LAYERS)
-def test_scaling_one_filter_scales_what_it_makes_and_nothing_else(kind):
-    layer, inputs, outputs = LAYERS[kind]
-    outcome = through(drawn_like(layer), "weight", *inputs)
-    block = parameter_space(layer)["weight"]
-    filters = block.filters(layer.weight.detach().reshape(-1).numpy()).copy()
-    filters[2 % len(filters)] *= 3
-
-    scaled = outcome(torch.tensor(block.flatten(filters).reshape(block.shape)))
-
-    changed = ~torch.isclose(outputs(scaled), outputs(outcome(layer.weight))).numpy()
-    assert np.flatnonzero(changed).tolist() == [2 % len(filters)]
 
 
 def lstm_by_hand(rnn, inputs, suffix, weights):
@@ -235,46 +175,6 @@ def test_a_filter_of_attention_is_a_unit_of_a_head_of_query_key_or_value(packed)
 # ------------------------------------------------------------------------------------ raw parameters
 
 
-class Tokens(nn.Module):
-    """A class token, positions, layer scales, and experts of both layouts."""
-
-    def __init__(self):
-        super().__init__()
-        self.token = nn.Parameter(torch.zeros(1, 1, 4))
-        self.positions = nn.Parameter(torch.zeros(1, 6, 4))
-        self.experts = nn.Parameter(torch.zeros(3, 5, 4))
-        self.experts_bias = nn.Parameter(torch.zeros(3, 5))
-        shapes = {"layer": (4, 1, 1), "map": (1, 4, 1, 1), "last": (1, 1, 1, 4), "all": (1, 1), "one": ()}
-        self.gains = nn.ParameterDict({name: torch.ones(shape) for name, shape in shapes.items()})
-        self.shift = nn.Parameter(torch.zeros(4))
-
-    def forward(self, inputs):
-        """(b, 5, 4) to (b, 6, 4) and (b, experts, 6, 5)."""
-        tokens = torch.cat([self.token.expand(len(inputs), -1, -1), inputs], 1) + self.positions
-        return tokens, torch.einsum("bti,eoi->beto", tokens, self.experts) + self.experts_bias[:, None]
-
-
-def test_tokens_positions_and_experts_have_the_filters_that_are_stated():
-    model, inputs = drawn_like(Tokens()), drawn(2, 5, 4)
-    token, positions = through(model, "token", inputs), through(model, "positions", inputs)
-    assert_filters(model, "token", lambda w: token(w)[0][:, 0].sum().reshape(1))
-    assert_filters(model, "positions", lambda w: positions(w)[0].sum((0, 2)))
-    experts = through(model, "experts", inputs)
-    assert_filters(model, "experts", lambda w: experts(w)[1].sum((0, 2)).reshape(-1))
-
-
-def test_raw_scales_and_biases_are_held_still():
-    model = drawn_like(Tokens())
-    still = {"experts_bias": "bias", "shift": "norm"}
-    still |= dict.fromkeys((f"gains.{name}" for name in model.gains), "norm")
-    assert {block.name: block.kind for block in parameter_space(model) if block.kind != "weight"} == still
-    direction = direction_of(model)
-    assert all(not direction[name].any() for name in still)
-    moved = direction_of(model, include_bias=True)
-    for name in still:  # each number is a filter
-        np.testing.assert_allclose(moved[name].abs(), model.get_parameter(name).detach().abs(), rtol=1e-6)
-
-
 def test_small_weights_are_no_scales():
     model = nn.ModuleList([nn.Conv2d(1, 4, 1), nn.Conv1d(1, 4, 1), nn.Linear(1, 1)])
     assert [block.kind for block in parameter_space(model)] == ["weight", "bias"] * 3
@@ -310,171 +210,6 @@ def test_lora_pairs_have_a_filter_for_each_row(inside):
     assert_filters(model, names[1], lambda b: (low @ b.T).sum(0))
 
 
-def unknown(*names):
-    return nn.ParameterDict({name: torch.ones(3, 2) for name in names} | {"known": torch.ones(1, 3, 2)})
-
-
-def test_what_is_unknown_has_its_filters_along_axis_0_and_is_named_once():
-    model = drawn_like(unknown("a", "b", "c", "d", "e"))
-    with pytest.warns(
-        Note, match="axis 0 was taken to count filters: a, b, c and 2 more; .* filters={name: axes}"
-    ) as made:
-        direction = direction_of(model)
-    assert len(made) == 1
-    np.testing.assert_allclose(direction["a"].norm(dim=1), model["a"].detach().norm(dim=1), rtol=1e-6)
-
-
-def test_names_that_only_look_like_those_of_weight_norm_are_weights():
-    names = ["up_g", "up_v", "up_orig"]
-    space = parameter_space(unknown(*names))
-    assert [(space[name].kind, space[name].guessed) for name in names] == [("weight", True)] * 3
-
-
-@pytest.mark.parametrize("normalize", ["layer", "none"])
-def test_nothing_is_said_of_filters_that_nobody_asked_for(normalize):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert direction_of(drawn_like(unknown("a")), normalize=normalize)["a"].any()
-
-
-def test_nothing_is_said_of_a_model_whose_layers_are_known():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2), nn.LSTM(2, 2), Tokens())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert direction_of(drawn_like(model))["3.weight"].any()
-
-
-# ------------------------------------------------------------------------------- weights made of others
-
-
-def pruned(layer):
-    return prune.l1_unstructured(layer, "weight", amount=2)
-
-
-def squashed(layer):
-    register_parametrization(layer, "weight", nn.Tanh())
-    return layer
-
-
-MADE = {
-    "weight norm": (parametrizations.weight_norm, "parametrizations.weight.original1"),
-    "weight norm by column": (lambda a: parametrizations.weight_norm(a, dim=1), "parametrizations.weight.original1"),
-    "weight norm of the whole": (
-        lambda a: parametrizations.weight_norm(a, dim=None),
-        "parametrizations.weight.original1",
-    ),
-    "spectral norm": (parametrizations.spectral_norm, "parametrizations.weight.original"),
-    "another": (squashed, "parametrizations.weight.original"),
-    "old weight norm": (old_weight_norm, "weight_v"),
-    "old spectral norm": (old_spectral_norm, "weight_orig"),
-    "pruning": (pruned, "weight_orig"),
-}
-PLAIN = {
-    "dense": lambda: nn.Linear(3, 4),
-    "grouped, transposed": lambda: nn.ConvTranspose2d(4, 6, 3, groups=2),
-    "embedding": lambda: nn.Embedding(5, 3),
-    "transformers' Conv1D": lambda: Conv1D(6, 3),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
-@pytest.mark.parametrize("deep", [False, True])
-@pytest.mark.parametrize("layer", PLAIN)
-@pytest.mark.parametrize("how", MADE)
-def test_a_weight_that_is_computed_has_the_filters_of_the_weight(how, layer, deep):
-    make, name = MADE[how]
-    plain = parameter_space(PLAIN[layer]())["weight"]
-    model, prefix = make(PLAIN[layer]()), ""
-    if deep:
-        model, prefix = nn.ModuleDict({"in": nn.Sequential(model)}), "in.0."
-
-    blocks = {block.name.removeprefix(prefix): block for block in parameter_space(model)}
-
-    made = blocks.pop(name)
-    assert (made.shape, made.view, made.filter_axes) == (plain.shape, plain.view, plain.filter_axes)
-    assert (made.kind, made.guessed) == ("weight", False)
-    lengths = {"parametrizations.weight.original0", "weight_g"} & set(blocks)
-    assert len(lengths) == ("weight norm" in how)
-    assert {each: block.kind for each, block in blocks.items()} == {
-        each: "norm" if each in lengths else "bias" for each in blocks
-    }
-
-
-def test_weight_norm_of_a_recurrent_or_attention_layer_keeps_its_gates_and_heads():
-    rnn = old(nn.LSTM(3, 5), "weight_hh_l0")
-    assert parameter_space(rnn)["weight_hh_l0_v"].view == (4, 5, 5)
-    assert parameter_space(rnn)["weight_hh_l0_g"].kind == "norm"
-    attention = parametrizations.weight_norm(nn.MultiheadAttention(6, 2), "in_proj_weight")
-    assert parameter_space(attention)["parametrizations.in_proj_weight.original1"].view == (3, 2, 3, 6)
-
-
-def old(layer, name):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return old_weight_norm(layer, name)
-
-
-def test_each_filter_of_a_direction_of_weight_norm_can_turn_one_output():
-    """g stays, v moves: the output of a unit depends on the matching row of v alone."""
-    layer = drawn_like(parametrizations.weight_norm(nn.Linear(3, 4)))
-    name = "parametrizations.weight.original1"
-    outcome = through(layer, name, drawn(5, 3))
-    assert_filters(layer, name, lambda v: outcome(v).sum(0))
-    assert not direction_of(layer)["parametrizations.weight.original0"].any()
-
-
-def test_an_orthogonal_weight_is_told_from_a_parameter_of_several_parts():
-    layer = parametrizations.orthogonal(nn.Linear(4, 4, bias=False))
-    (block,) = parameter_space(layer)
-    assert (block.filter_axes, block.guessed) == ((0,), False)
-
-    class LowRank(nn.Module):
-        def forward(self, left, right):
-            return left @ right
-
-        def right_inverse(self, weight):
-            return weight[:, :2], weight[:2]
-
-    layer = nn.Linear(4, 4, bias=False)
-    register_parametrization(layer, "weight", LowRank())
-    assert [(block.filter_axes, block.guessed) for block in parameter_space(layer)] == [((0,), True)] * 2
-
-
-def test_a_weight_computed_from_a_vector_is_held_still_as_vectors_are():
-    class Diagonal(nn.Module):
-        def forward(self, vector):
-            return torch.diag(vector)
-
-        def right_inverse(self, weight):
-            return weight.diagonal()
-
-    layer = nn.Linear(4, 4, bias=False)
-    register_parametrization(layer, "weight", Diagonal())
-    (block,) = parameter_space(layer)
-    assert (block.shape, block.kind) == ((4,), "norm")
-
-
-@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, old_spectral_norm])
-def test_the_buffers_of_spectral_norm_stay_still(norm):
-    torch.manual_seed(0)
-    model = nn.Sequential(norm(nn.Linear(3, 4)), nn.ReLU(), norm(nn.Linear(4, 2))).double().train()
-    inputs, targets = drawn(6, 3), drawn(6, 2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    objective = gradvis.objective(model, (inputs, targets), "mse")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plane = gradvis.random_plane(objective)
-
-    values = objective.evaluate(plane, np.array([[0.0, 0.0], [0.5, -1.0], [0.0, 0.0]]))
-    objective.gradient(plane.point([0.5, -1.0]))
-
-    assert before.keys() == model.state_dict().keys()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert model.training
-    expected = ((model.eval()(inputs) - targets) ** 2).mean().item()
-    np.testing.assert_allclose(values[[0, 2], 0], expected, rtol=1e-12)
-
-
 # ---------------------------------------------------------------------------------------- whole models
 
 
@@ -486,83 +221,6 @@ def test_the_first_layer_that_owns_a_tied_weight_decides(first, rows):
     space = parameter_space(model)
     assert [block.name for block in space if block.kind == "weight"] == [f"{first}.weight"]
     assert len(space[f"{first}.weight"].filters(np.zeros(space.d))) == rows
-
-
-def test_a_zero_factor_of_lora_has_a_zero_direction_and_is_named():
-    class Adapted(nn.Linear):
-        def __init__(self):
-            super().__init__(4, 3)
-            self.requires_grad_(False)
-            self.lora_A, self.lora_B = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.zeros(3, 2))
-
-        def forward(self, inputs):
-            return super().forward(inputs) + inputs @ self.lora_A.T @ self.lora_B.T
-
-    objective = gradvis.objective(Adapted(), (torch.randn(5, 4), torch.randn(5, 3)), "mse")
-    with pytest.warns(Note, match=r"all zero at the origin.*: lora_B; the surface does not move") as made:
-        plane = gradvis.random_plane(objective)
-    assert len(made) == 1
-    parts = objective.space.split(plane.directions[0])
-    assert parts["lora_A"].any()
-    assert not parts["lora_B"].any()
-
-
-@pytest.mark.parametrize("layer", [nn.LazyLinear(2), nn.LazyBatchNorm1d(affine=False)])
-def test_a_model_that_has_no_shapes_yet_is_refused(layer):
-    name = "weight" if isinstance(layer, nn.LazyLinear) else "running_mean"
-    with pytest.raises(ValueError, match=f"1.{name} has no shape yet; call the model once"):
-        parameter_space(nn.Sequential(nn.Linear(2, 2), layer))
-
-
-# ------------------------------------------------------------------------------------ what the user says
-
-
-@pytest.mark.parametrize(("axes", "filters"), [(0, 3), (1, 2), (-1, 2), ((0, 1), 6), ([1, 0], 6), ((), 1)])
-def test_the_user_may_say_which_axes_count_filters(axes, filters):
-    model = unknown("x", "y")
-    space = parameter_space(model, filters={"x": axes})
-    assert len(space["x"].filters(np.zeros(space.d))) == filters
-    assert not space["x"].guessed
-    assert space["y"].guessed
-
-
-@pytest.mark.parametrize("axis", [1, -1])
-def test_the_users_word_on_an_axis_is_followed_to_the_norms(axis):
-    model = drawn_like(unknown("x"))
-    space = parameter_space(model, filters={"x": axis})
-    origin = nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plane = gradvis.random_plane(Quadratic(np.ones(space.d), space=space), origin=origin)
-    made = space.split(plane.directions[0])["x"]
-    np.testing.assert_allclose(np.linalg.norm(made, axis=0), model["x"].detach().norm(dim=0), rtol=1e-6)
-
-
-def test_the_first_glob_that_fits_counts_and_only_for_weights():
-    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.Linear(3, 4))
-    space = parameter_space(model, filters={"1.*": 1, "*": 0})
-    assert [(block.name, block.view, block.filter_axes) for block in space] == [
-        ("0.weight", (4, 3, 3, 3), (0,)),
-        ("0.bias", (6,), (0,)),
-        ("1.weight", (4, 3), (1,)),
-        ("1.bias", (4,), (0,)),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("filters", "match"),
-    [
-        ({"0.weigth": 0}, "'0.weigth' fits none; near: 0.weight"),
-        ({"0.bias": 0}, "'0.bias' fits none"),
-        ({"*": 2}, r"filters\['\*'\] must be axes of 0.weight, whose shape is \(4, 3\), but 2 came"),
-        ({"*": (0, -3)}, r"must be axes of 0.weight.*but \(0, -3\) came"),
-        ({"*": "0"}, "must be axes of 0.weight.*but '0' came"),
-        ({"1.weight": 0, "*": 7}, "but 7 came"),
-    ],
-)
-def test_a_word_that_fits_nothing_is_refused(filters, match):
-    with pytest.raises(ValueError, match=match):
-        parameter_space(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), filters=filters)
 
 
 # -------------------------------------------------------------------------------------- what sees a batch

@@ -1,4 +1,4 @@
-"""Ways through the points of a plane: vmap, less memory, tuning. All of them give the numbers of the plain loop."""
+"""What only PyTorch has on the way through the points: vmap, compiled passes, devices. See tests/contract too."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 import gradvis
-from gradvis.backends.pytorch.compute import POINTS, fastest, find_device, free_memory, is_dense, pays_together
+from gradvis.backends.pytorch.compute import find_device, free_memory, is_dense
+from gradvis.backends.room import POINTS, fastest, pays_together
 from gradvis.notes import Note
+from tests.contract.small_nets import NETS
 
 
 def dense(*widths: int) -> nn.Sequential:
@@ -32,32 +34,6 @@ def coords(n: int) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------- several points at once
-
-
-@pytest.mark.parametrize("n", [1, POINTS, POINTS + 1])
-@pytest.mark.parametrize("budget", [None, 0])
-def test_points_together_have_the_values_of_points_alone(pair, n, budget):
-    objective = gradvis.objective(
-        dense(4, 8, 3), pair, "cross_entropy", metrics=["accuracy"], dtype="float64", batch_size=8, data_budget=budget
-    )
-    assert objective.points == POINTS
-    plane = gradvis.random_plane(objective)
-
-    found = objective.evaluate(plane, coords(n))
-
-    alone = objective.again({"points": 1}).evaluate(plane, coords(n))
-    np.testing.assert_allclose(found, alone, rtol=1e-12)
-    assert objective.how["points"] == POINTS
-
-
-def test_a_point_has_the_same_bits_in_any_company(pair):
-    objective = gradvis.objective(dense(4, 8, 3), pair, "cross_entropy")
-    plane, where = gradvis.random_plane(objective), coords(POINTS + 5)
-
-    whole = objective.evaluate(plane, where)
-
-    assert objective.evaluate(plane, where[7:8]).tobytes() == whole[7:8].tobytes()
-    assert objective.evaluate(plane, where[::-1])[::-1].tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -130,150 +106,22 @@ def test_options_that_the_plain_loop_must_serve_keep_points_apart(pair):
     assert gradvis.objective(dense(4, 400, 400, 3), pair, "cross_entropy").points == 1
 
 
-def test_a_surface_of_points_together_is_that_of_points_alone(pair, tmp_path):
-    objective = gradvis.objective(dense(4, 8, 3), pair, "cross_entropy", dtype="float64")
-    plane = gradvis.random_plane(objective)
-
-    together = gradvis.loss_surface(objective, plane, resolution=9, out=tmp_path / "a.zarr")
-    alone = gradvis.loss_surface(objective.again({"points": 1}), plane, resolution=9, out=tmp_path / "b.zarr")
-
-    assert (together.about["how"]["points"], alone.about["how"]["points"]) == (POINTS, 1)
-    np.testing.assert_allclose(together.dataset["loss"], alone.dataset["loss"], rtol=1e-12)
-
-
 # ---------------------------------------------------------------------- out of memory
-
-
-class Hungry(nn.Module):
-    """Runs out of memory when more than `room` samples come at once, as a device would."""
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.conv, self.last, self.room = nn.Conv1d(1, 2, 2), nn.Linear(6, 3), room
-        self.seen: list[int] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.append(len(x))
-        if len(x) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self.last(self.conv(x[:, None]).flatten(1))
-
-
-def test_out_of_memory_halves_the_micro_batch_and_goes_on(pair, tmp_path):
-    model = Hungry(6)
-    objective = gradvis.objective(model, pair, "cross_entropy", micro_batch=23)
-    roomy = gradvis.objective(Hungry(99), pair, "cross_entropy", micro_batch=5)
-    roomy._model.load_state_dict(model.state_dict())
-    plane = gradvis.random_plane(objective)
-
-    with pytest.warns(Note, match="cpu ran out of memory: going on with 11 samples at once in place of 23"):
-        surface = gradvis.loss_surface(objective, plane, resolution=3, out=tmp_path / "run.zarr")
-
-    wanted = gradvis.loss_surface(roomy, plane, resolution=3)
-    np.testing.assert_allclose(surface.dataset["loss"], wanted.dataset["loss"], rtol=1e-5)
-    assert surface.about["how"]["micro_batch"] == 5
-    assert model.seen.count(23) == 1  # never so many again
-    assert max(model.seen[model.seen.index(23) + 1 :]) == 8  # 23 samples in pieces of at most 11
-    assert gradvis.open(tmp_path / "run.zarr").about["how"]["micro_batch"] == 5
-
-
-@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
-def test_gradients_and_products_find_room_too(pair):
-    model = Hungry(6)
-    objective = gradvis.objective(model, pair, "cross_entropy", micro_batch=23, dtype="float64")
-    theta = objective.parameters()
-
-    found = objective.gradient(theta), objective.hvp(theta, theta[None])
-
-    model.room = 99
-    roomy = gradvis.objective(model, pair, "cross_entropy", micro_batch=23, dtype="float64")
-    np.testing.assert_allclose(found[0], roomy.gradient(theta), rtol=1e-9, atol=1e-14)
-    np.testing.assert_allclose(found[1], roomy.hvp(theta, theta[None]), rtol=1e-9, atol=1e-14)
-
-
-def test_no_room_for_one_sample_is_an_error(pair):
-    model = Hungry(2)
-    objective = gradvis.objective(model, pair, "cross_entropy", micro_batch=2)
-    model.room = 0
-
-    with pytest.warns(Note), pytest.raises(RuntimeError, match="cpu has not the memory for one sample at a time"):
-        objective.measure(objective.parameters())
-
-
-def test_batches_that_cannot_be_cut_say_so(pair):
-    model = Hungry(23)
-    x, y = map(torch.as_tensor, pair)
-    objective = gradvis.objective(
-        model,
-        [(x, y)],
-        batch_loss=lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1], reduction="none"),
-    )
-    model.room = 9
-
-    with pytest.raises(RuntimeError, match="has not the memory for batches that cannot be cut; pass smaller ones"):
-        objective.measure(objective.parameters())
-
-
-def test_recalibration_needs_room_for_a_whole_batch(pair):
-    model = nn.Sequential(Hungry(23), nn.BatchNorm1d(3))
-    objective = gradvis.objective(model, pair, "cross_entropy", batch_size=8, batch_norm="recalibrate")
-    model[0].room = 7
-
-    with pytest.raises(RuntimeError, match="cpu has not the memory for a whole batch.*; take a smaller batch_size"):
-        objective.measure(objective.parameters())
-
-    assert 7 not in model[0].seen  # fewer samples at once were no help, and were not tried
-
-
-@pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
-def test_after_the_batches_room_is_found_for_the_values(pair):
-    """Batches of 4 fit; the 23 samples that go through together afterwards do not."""
-    model = nn.Sequential(Hungry(99), nn.BatchNorm1d(3)).double()
-    options = {"batch_size": 4, "batch_norm": "recalibrate", "micro_batch": 23}
-    wanted = gradvis.objective(model, pair, "cross_entropy", **options)
-    plane = gradvis.random_plane(wanted)
-    roomy = wanted.evaluate(plane, coords(3))
-    model[0].room = 5
-
-    tight = gradvis.objective(model, pair, "cross_entropy", **options)
-
-    np.testing.assert_allclose(tight.evaluate(plane, coords(3)), roomy, rtol=1e-12)
-    assert tight.how["micro_batch"] == 5
-    assert wanted.again(tight.how).how["micro_batch"] == 5
 
 
 @pytest.mark.filterwarnings("ignore::gradvis.notes.Note")
 def test_a_compiled_pass_shrinks_with_the_micro_batch(pair, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
-    model = Hungry(99)
+    model, limits = NETS["torch"].hungry()
     objective = gradvis.objective(model, pair, "cross_entropy", micro_batch=23, compile=True, dtype="float64")
     theta = objective.parameters()
     wanted = objective.measure(theta)["loss"]
 
     assert objective.again({"micro_batch": 9}).measure(theta)["loss"] == pytest.approx(wanted, rel=1e-12)
-    assert model.seen[-3:] == [9, 9, 9]  # 8, 8 and 7, filled up
-    model.room = 6
+    assert limits.seen[-3:] == [9, 9, 9]  # 8, 8 and 7, filled up
+    limits.room = 6
     assert objective.measure(theta)["loss"] == pytest.approx(wanted, rel=1e-12)
-    assert model.seen[-5:] == [5] * 5
-
-
-def test_a_buffer_that_a_forward_pass_writes_is_put_back_before_every_point(pair):
-    class Counting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.last = nn.Linear(4, 3)
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
-            return self.last(x) * self.calls
-
-    objective = gradvis.objective(Counting(), pair, "cross_entropy", micro_batch=8)
-    plane = gradvis.random_plane(objective)
-
-    found = objective.evaluate(plane, np.zeros((3, 2)))
-
-    assert found[1:].tobytes() == found[:1].tobytes() * 2
+    assert limits.seen[-5:] == [5] * 5
 
 
 # ---------------------------------------------------------------------- tuning
@@ -288,19 +136,6 @@ def test_the_fastest_way_is_the_one_with_the_best_time(monkeypatch):
         clock[0] += costs[way].pop(0)
 
     assert fastest(list(costs), run) == "lucky"
-
-
-def test_tuning_chooses_a_way_that_gives_the_same_surface(pair):
-    objective = gradvis.objective(dense(4, 8, 3), pair, "cross_entropy", dtype="float64", micro_batch=8)
-    plane = gradvis.random_plane(objective)
-
-    how = objective.tune(plane)
-    tuned = objective.again(how)
-
-    assert tuned.how == how
-    assert how["micro_batch"] in {2, 4, 8, 16, 32}
-    assert how["points"] in {1, POINTS}
-    np.testing.assert_allclose(tuned.evaluate(plane, coords(3)), objective.evaluate(plane, coords(3)), rtol=1e-12)
 
 
 # ---------------------------------------------------------------------- devices

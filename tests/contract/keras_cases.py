@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -25,10 +26,24 @@ class Dense(Network):
     def __init__(self, dtype: str = "float64") -> None:
         self.dtype = dtype
         self.labelled(4)
-        self.model, self.twin = self.build(1), self.build(2)
+        self.model = self.build(1)
         self.model.compile("adam")
         self.model.optimizer.build(self.model.trainable_variables)
         self.generators = self.model.layers[-1].seed_generator, tf.random.get_global_generator()
+
+    @cached_property
+    def twin(self) -> Any:
+        """Only the references move it."""
+        return self.build(2)
+
+    @cached_property
+    def other(self) -> Any:
+        """A model in another state."""
+        other = self.build(3)
+        for variable in other.non_trainable_variables:
+            if variable.dtype == self.dtype:
+                variable.assign(variable + 0.25)
+        return other
 
     def build(self, seed: int) -> Any:
         def kernel(shift: int) -> Any:
@@ -114,12 +129,9 @@ class Dense(Network):
         return np.einsum("bid,bij,bje->de", jacobian, curved, jacobian)
 
     def elsewhere(self) -> tuple[Any, np.ndarray, Mapping[str, np.ndarray]]:
-        other = self.build(3)
-        for variable in other.non_trainable_variables:
-            if variable.dtype == self.dtype:
-                variable.assign(variable + 0.25)
-        theta = flat([variable.value for variable in other.trainable_variables])
-        return other.get_weights(), theta, self.values(theta, [v.numpy() for v in other.non_trainable_variables])
+        theta = flat([variable.value for variable in self.other.trainable_variables])
+        rest = [variable.numpy() for variable in self.other.non_trainable_variables]
+        return self.other.get_weights(), theta, self.values(theta, rest)
 
     def snapshot(self) -> dict[str, Any]:
         seeds, global_generator = self.generators
@@ -159,12 +171,8 @@ class Conv(Dense):
         super().__init__(dtype)
         self.labelled(5, 5, 1)
         self.classes, self.targets = self.targets, np.eye(CLASSES)[self.targets]
-        for shift, model in enumerate((self.model, self.twin)):
-            self.unsettle(model, shift)
-
-    def unsettle(self, model: Any, shift: float) -> None:
-        norm = model.get_layer("norm")
-        norm.moving_mean.assign(norm.moving_mean + 0.3 + shift)
+        norm = self.model.get_layer("norm")
+        norm.moving_mean.assign(norm.moving_mean + 0.3)
         norm.moving_variance.assign(norm.moving_variance * 2.5)
 
     def build(self, seed: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 from unittest import mock
 
@@ -51,8 +52,13 @@ class Everything(Dense):
     def __init__(self, dtype: str = "float64") -> None:
         super().__init__(dtype)
         self.labelled(3, 2)
-        self.twin.lstm.unroll = True
         self.second = tf.function(self.curvature, autograph=False)  # else it takes most of the suite's time
+
+    @cached_property
+    def twin(self) -> Any:
+        twin = self.build(2)
+        twin.lstm.unroll = True
+        return twin
 
     def build(self, seed: int) -> Any:
         model, rng = Net(seed, self.dtype), np.random.default_rng(seed)

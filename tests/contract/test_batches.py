@@ -117,8 +117,7 @@ def test_a_batch_loss_of_each_form_states_its_unit(net, data, form):
     agree(net, objective, data, reduce)
 
 
-@pytest.mark.parametrize("micro", [2, 11])
-@pytest.mark.parametrize("loss", [0, 1], ids=["name", "object"])
+@pytest.mark.parametrize(("loss", "micro"), [(0, 2), (1, 11)], ids=["name", "object"])
 def test_the_unit_of_a_sequence_loss_is_the_token_that_counts(net, data, micro, loss):
     x, tokens, targets = data
     objective = gradvis.objective(

@@ -315,7 +315,7 @@ def test_what_it_is_about_is_plain_and_the_same_keys_everywhere(case, objective)
 def test_a_vector_of_another_space_is_refused(objective):
     wrong = np.zeros(objective.space.d + 1)
 
-    for call in (objective.gradient, lambda theta: objective.hvp(theta, wrong[None]), objective.measure):
+    for call in (objective.gradient, lambda theta: objective.hvp(theta, wrong[None, 1:]), objective.measure):
         with pytest.raises(ValueError, match=f"{objective.space.d} parameters"):
             call(wrong)
     with pytest.raises(ValueError, match=f"{objective.space.d} parameters"):
@@ -339,13 +339,16 @@ def everything(objective: Objective, checkpoint, operators) -> None:
     objective.fingerprint()
 
 
-def test_nothing_of_the_users_is_changed(network):
-    checkpoint = network.elsewhere()[0]
-    before = network.snapshot()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nothing_of_the_users_is_changed(case, objective):
+    """Here by all that can be asked, at once; the fixture sees it in every other test, too."""
+    checkpoint = case.elsewhere()[0]
+    before = case.snapshot()
 
-    everything(network.objective(), checkpoint, network.operators)
+    case.objective()
+    everything(objective, checkpoint, case.operators)
 
-    assert network.snapshot() == before
+    assert case.snapshot() == before
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["at once", "in the last batch"])
@@ -429,17 +432,17 @@ def mean_of(values):
     return tf.reduce_mean(values)
 
 
-def test_batches_that_are_brought_are_the_same_data(network, rng):
-    whole = network.objective()
-    pieces = [(network.inputs[start : start + 5], network.targets[start : start + 5]) for start in range(0, SAMPLES, 5)]
-    theta = near(whole, rng)
-    standard = {"loss": network.loss, "metrics": list(network.metrics), "dtype": "float64"}
+@pytest.mark.parametrize("name", NETWORKS)
+def test_batches_that_are_brought_are_the_same_data(case, objective, rng):
+    pieces = [(case.inputs[start : start + 5], case.targets[start : start + 5]) for start in range(0, SAMPLES, 5)]
+    theta = near(objective, rng)
+    standard = {"loss": case.loss, "metrics": list(case.metrics), "dtype": "float64"}
 
     for data in (pieces, iter(pieces)):
-        other = brought(network, data, standard)
-        assert other.measure(theta) == pytest.approx(whole.measure(theta), rel=1e-12)
-        close(other.gradient(theta), whole.gradient(theta), 1e-12)
-        assert other.fingerprint() == whole.fingerprint()
+        other = brought(case, data, standard)
+        assert other.measure(theta) == pytest.approx(objective.measure(theta), rel=1e-12)
+        close(other.gradient(theta), objective.gradient(theta), 1e-12)
+        assert other.fingerprint() == objective.fingerprint()
 
 
 def brought(network, data, options) -> Objective:
@@ -448,8 +451,9 @@ def brought(network, data, options) -> Objective:
     return gradvis.objective(network.model, data, **options)
 
 
-def test_data_that_is_not_kept_gives_the_same_bits(network, rng):
-    kept, loaded = network.objective(), network.objective(data_budget=0)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_data_that_is_not_kept_gives_the_same_bits(case, objective, rng):
+    kept, loaded = objective, case.objective(data_budget=0)
     theta = near(kept, rng)
 
     assert (kept.streamed, loaded.streamed) == (False, True)
