@@ -15,7 +15,7 @@ demo-tensorflow: $(VENV)/.demo-tensorflow
 	$(BIN)/gradvis demo --framework tensorflow
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -132,19 +132,18 @@ def each_product(ways: dict[str, Way], rounds: int) -> None:
 def whole(
     ways: dict[str, Way], forward: Callable[[], Any], wanted: int, rounds: int, said: Callable[[Any], str]
 ) -> None:
-    """Whole runs, in turn, each between bare forward passes; seconds for as much as is wanted."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    answers = {}
+    """Whole runs, in turn, bare forward passes between them; seconds for as much as is wanted."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    answers, units = {}, []
     for _ in range(rounds):
         for name, (run, count) in ways.items():
-            units = [timed(forward)[0] for _ in range(5)]
+            units += [timed(forward)[0] for _ in range(10)]
             seconds, answers[name] = timed(run)
-            units += [timed(forward)[0] for _ in range(5)]
-            seconds *= wanted / count
-            times[name].append((seconds, seconds / statistics.median(units)))
+            times[name].append(seconds * wanted / count)
+    unit = statistics.median(units)
     for name, found in times.items():
-        seconds, passes = (statistics.median(each) for each in zip(*found, strict=True))
-        print(f"  {name:20s} {seconds:8.1f} s {passes:9.0f} forward passes   {said(answers[name])}", flush=True)
+        seconds = statistics.median(found)
+        print(f"  {name:20s} {seconds:8.1f} s {seconds / unit:9.0f} forward passes   {said(answers[name])}", flush=True)
 
 
 def one_process(samples: int, steps: int, folder: str | None, rounds: int, each: int, parts: Sequence[str]) -> None:
