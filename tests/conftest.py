@@ -1,8 +1,9 @@
-"""How the suite is shared out among processes: `make test`; `pytest FILE` runs in one, without any of this."""
+"""How the suite is shared out among processes (`make test`; `pytest FILE` runs in one), and what files leave behind."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -23,6 +24,16 @@ ROOMS = {
     "laws": ("tests/contract/test_contract.py", "tests/contract/test_curvature.py"),  # they share traced graphs
     "notebooks": ("tests/test_notebooks.py",),
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_modules(tmp_path_factory):
+    """What a file imports from folders that it makes goes with them: the next one has a net.py of its own."""
+    yield
+    made = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(made):
+            del sys.modules[name]
 
 
 def room(nodeid):
