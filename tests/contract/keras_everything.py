@@ -64,8 +64,9 @@ class Everything(Dense):
         model, rng = Net(seed, self.dtype), np.random.default_rng(seed)
         model(np.zeros((1, 3, 2), self.dtype))
         for variable in model.weights:
-            kept = np.abs if "variance" in variable.name else np.asarray
-            variable.assign(kept(variable + 0.5 * rng.normal(size=variable.shape)))
+            kept, start = np.abs if "variance" in variable.name else np.asarray, variable.numpy()
+            start = start if np.ptp(start) == 0 else 0.0  # what Keras draws is another each time
+            variable.assign(kept(start + 0.7 * rng.normal(size=variable.shape)))
         return model
 
     def hessian(self, theta: np.ndarray) -> np.ndarray:
